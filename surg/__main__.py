@@ -1,0 +1,3 @@
+from surg.cli.main import run
+
+run()
