@@ -46,5 +46,3 @@ def diff(
     for key in changed:
         typer.echo(f"{key:<{width}}  {left.get(key)!s:>16}  {right.get(key)!s:>16}")
     typer.echo(f"{len(changed)} of {len(left | right)} settings differ.", err=True)
-
-
