@@ -77,7 +77,7 @@ for _name in COMMANDS:
 def run() -> None:
     """Entry point. Exit 0 fine, 1 a check or gate said no, 2 the user's input; a bug keeps its traceback."""
     try:
-        app()
+        app(prog_name="surg")
     except SurgError as error:
         typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(error.exit_code)

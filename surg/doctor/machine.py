@@ -206,7 +206,7 @@ def egl() -> Finding:
     import moderngl
 
     try:
-        context = moderngl.create_context(standalone=True, backend="egl")
+        context = moderngl.create_standalone_context(backend="egl")  # type: ignore[arg-type]  # their stub types **settings as dicts
         found = f"{context.info['GL_RENDERER']}, OpenGL {context.version_code / 100:.1f}"
         context.release()
     except Exception as error:  # noqa: BLE001 - drivers raise whatever they like; the check reports it
