@@ -107,7 +107,7 @@ class Manifest:
                 if self._split is not None:
                     batch = batch.filter(pc.equal(batch.column("split"), self._split))
                 if self._where is not None:
-                    keep = [self._where(clip) for clip in self._clips_of(batch)]
+                    keep = [self._where(clip) for clip in self.clips_of(batch)]
                     batch = batch.filter(pa.array(keep, pa.bool_()))
                 if batch.num_rows:
                     yield batch.select(columns) if columns is not None else batch
@@ -115,7 +115,7 @@ class Manifest:
     def clips(self) -> Iterator[Clip]:
         """Every clip, with `video` and `masks` as absolute paths."""
         for batch in self.batches():
-            yield from self._clips_of(batch)
+            yield from self.clips_of(batch)
 
     def __iter__(self) -> Iterator[Clip]:
         return self.clips()
@@ -143,7 +143,7 @@ class Manifest:
                 totals[entry["values"]] = totals.get(entry["values"], 0) + entry["counts"]
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
-    def _clips_of(self, batch: pa.RecordBatch) -> Iterator[Clip]:
+    def clips_of(self, batch: pa.RecordBatch) -> Iterator[Clip]:
         columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
         for video, start_s, end_s, case, split, source, licence, labels, zone, masks, meta in zip(*columns):
             yield Clip(
