@@ -28,7 +28,7 @@ def load_config(cls: type[C], *sources: Path | Mapping[str, Any], overrides: Seq
     Numbers such as `3e-4` are read as floats (plain YAML 1.1 calls them strings).
     Raises ConfigError that names the setting, what was found, and the nearest known name.
     """
-    merged = OmegaConf.create({})
+    merged: Any = OmegaConf.create({})
     for source in sources:
         merged = OmegaConf.merge(merged, _read_yaml(source) if isinstance(source, Path) else OmegaConf.create(dict(source)))
     for override in overrides:

@@ -1,7 +1,7 @@
 """Run folders: one shape for every run, written so that a crash leaves the old file or the new one, never half.
 
-    RUN/config.yaml         the resolved settings           RUN/metrics.jsonl     one JSON object a line
-    RUN/environment.json    versions, git, seed, data       RUN/checkpoints/      RUN/plots/      RUN/report.html
+RUN/config.yaml         the resolved settings           RUN/metrics.jsonl     one JSON object a line
+RUN/environment.json    versions, git, seed, data       RUN/checkpoints/      RUN/plots/      RUN/report.html
 """
 
 import errno
@@ -11,7 +11,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,7 +21,18 @@ from typing import IO, Any
 from surg.config import Config, to_yaml
 from surg.errors import RunError
 
-VERSIONED = ("surg", "torch", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "transformers", "opencv-python-headless", "av")
+VERSIONED = (
+    "surg",
+    "torch",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "transformers",
+    "opencv-python-headless",
+    "av",
+)
 
 
 @contextmanager
@@ -33,19 +44,20 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False)
+        # Not a context manager: the name must outlive the handle, which is closed before the rename.
+        handle = tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False)  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error) from error
+    temporary = Path(handle.name)
     try:
         with handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(handle.name, 0o666 & ~_umask())
-        os.replace(handle.name, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(handle.name)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _unwritable(path, error) from error
         raise
@@ -158,7 +170,9 @@ def git_state() -> dict[str, Any] | None:
         return None
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}
@@ -179,5 +193,9 @@ def _umask() -> int:
 
 def _unwritable(path: Path, error: OSError) -> RunError:
     if error.errno == errno.ENOSPC:
-        return RunError(f"The disk is full: {path} was not written, and what stood there before is unharmed.\nFree some space and run it again.")
-    return RunError(f"{path} cannot be written: {error.strerror or error}.\nChoose a folder you may write to, for example --out ./runs/NAME.")
+        return RunError(
+            f"The disk is full: {path} was not written, and what stood there before is unharmed.\nFree some space and run it again."
+        )
+    return RunError(
+        f"{path} cannot be written: {error.strerror or error}.\nChoose a folder you may write to, for example --out ./runs/NAME."
+    )

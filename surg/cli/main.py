@@ -12,7 +12,21 @@ from typer.core import TyperGroup
 from surg.errors import SurgError
 
 # In the order in which a newcomer meets them. Each is a thin module of surg.cli with an `app`.
-COMMANDS = ("quickstart", "doctor", "data", "weights", "train", "embed", "export", "serve", "infer", "eval", "demo", "bench", "config")
+COMMANDS = (
+    "quickstart",
+    "doctor",
+    "data",
+    "weights",
+    "train",
+    "embed",
+    "export",
+    "serve",
+    "infer",
+    "eval",
+    "demo",
+    "bench",
+    "config",
+)
 
 
 class Suggesting(TyperGroup):
@@ -43,7 +57,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside, to stderr.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as one JSON object a line, for machines.")] = False,
 ) -> None:
@@ -61,7 +77,7 @@ for _name in COMMANDS:
 def run() -> None:
     """Entry point. Exit 0 fine, 1 a check or gate said no, 2 the user's input; a bug keeps its traceback."""
     try:
-        app()
+        app(prog_name="surg")
     except SurgError as error:
         typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(error.exit_code)

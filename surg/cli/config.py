@@ -1,0 +1,48 @@
+"""`surg config`: show, explain and compare settings."""
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Show, explain and compare the settings of a recipe or a run.", no_args_is_help=True)
+Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+
+
+@app.command()
+def show(
+    source: Annotated[str, typer.Argument(help="A recipe's name, a YAML file or a run folder.")] = "pretrain",
+    changes: Setting = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")] = False,
+) -> None:
+    """Print the resolved settings."""
+    from surg.config import to_yaml
+    from surg.train.config import resolve
+
+    config = resolve(source, overrides=changes or [])
+    typer.echo(json.dumps(config.model_dump(mode="json"), indent=2) if as_json else to_yaml(config), nl=as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of all settings, with their help texts: editors complete and check YAML with it."""
+    from surg.train.config import TrainConfig
+
+    typer.echo(json.dumps(TrainConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="A recipe's name, a YAML file or a run folder.")],
+    second: Annotated[str, typer.Argument(help="Likewise.")],
+) -> None:
+    """Print the settings in which two recipes or runs differ."""
+    from surg.config import flatten
+    from surg.train.config import resolve
+
+    left, right = flatten(resolve(first)), flatten(resolve(second))
+    width = max((len(key) for key in left | right), default=0)
+    changed = [key for key in sorted(left | right) if left.get(key) != right.get(key)]
+    for key in changed:
+        typer.echo(f"{key:<{width}}  {left.get(key)!s:>16}  {right.get(key)!s:>16}")
+    typer.echo(f"{len(changed)} of {len(left | right)} settings differ.", err=True)

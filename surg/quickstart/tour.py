@@ -1,0 +1,99 @@
+"""Runs the stages one after the other, each a public command in its own process, and shows where it is."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from surg.errors import RunError
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the tour."""
+
+    title: str
+    command: tuple[str, ...]
+    """Arguments of `surg`: what a user would type to do this step alone."""
+    makes: Path
+    """The file whose presence says that the step is done; the command writes it last, and whole."""
+
+    @property
+    def typed(self) -> str:
+        return "surg " + " ".join(self.command)
+
+
+def run_tour(stages: Sequence[Stage], console: Console | None = None) -> None:
+    """Run what is not done yet. Raises RunError with the end of the failing command's output."""
+    console = console or Console(stderr=True)
+    shown = [_Row(stage) for stage in stages]
+    live = Live(_table(shown), console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
+    with live:
+        for row in shown:
+            if row.stage.makes.exists():
+                row.state = "done before"
+            else:
+                if not console.is_terminal:
+                    console.print(f"{row.stage.title}: {row.stage.typed}", markup=False, highlight=False, soft_wrap=True)
+                _run(row, lambda: live.update(_table(shown)) if isinstance(live, Live) else None)
+            if isinstance(live, Live):
+                live.update(_table(shown))
+            else:
+                console.print(f"  {row.state}", markup=False, highlight=False)
+
+
+class _Row:
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.state, self.line = stage, "", ""
+
+
+def _run(row: "_Row", refresh: "object") -> None:
+    started = time.monotonic()
+    last: deque[str] = deque(maxlen=30)
+    command = [sys.executable, "-m", "surg", *row.stage.command]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}
+    ) as process:
+        if process.stdout is None:
+            raise AssertionError("Popen was asked for a pipe")
+        try:
+            for line in process.stdout:
+                row.line = CONTROL.sub("", line).strip()
+                last.append(row.line)
+                row.state = f"{time.monotonic() - started:4.0f} s"
+                if callable(refresh):
+                    refresh()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+    if process.returncode != 0:
+        raise RunError(
+            f"The stage {row.stage.title!r} failed with exit status {process.returncode}:\n  {row.stage.typed}\n"
+            + "\n".join(f"  | {line}" for line in last)
+            + "\nWhat earlier stages made is kept; run the same command again to go on from here."
+        )
+    if not row.stage.makes.exists():
+        raise RunError(
+            f"The stage {row.stage.title!r} ended without {row.stage.makes}. Run it alone to see why:\n  {row.stage.typed}"
+        )
+    row.state, row.line = f"done in {time.monotonic() - started:.0f} s", ""
+
+
+def _table(rows: "Sequence[_Row]") -> Table:
+    table = Table.grid(padding=(0, 2))
+    for row in rows:
+        mark = "✓" if row.state.startswith("done") else ("▸" if row.state or row.line else " ")
+        table.add_row(mark, row.stage.title, row.state, row.line[:80] or row.stage.typed[:80])
+    return table

@@ -1,0 +1,26 @@
+"""Fixtures that every folder of tests may use."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread a worker: tests run side by side, and torch's default would let them fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def surg(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `surg …` as a user would, in an empty folder; returns the finished process with its output as text."""
+
+    def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", **environment}
+        command = [sys.executable, "-m", "surg", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout)
+
+    return call

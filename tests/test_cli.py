@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Surg = Callable[..., "subprocess.CompletedProcess[str]"]
+HEAVY = ("torch", "tritonclient", "transformers", "cv2", "gradio", "onnxruntime", "pyarrow")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['surg', '--help']\ntry:\n    from surg.cli.main import app; app()\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = done.stdout.split()
+    assert not [name for name in HEAVY if name in loaded]
+    assert "doctor" in done.stdout
+
+
+def test_short_help_flag_and_version_work(surg: Surg) -> None:
+    assert surg("-h").returncode == 0
+    assert surg("--version").stdout.startswith("surg ")
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(surg: Surg) -> None:
+    done = surg("docter")
+    assert done.returncode == 2
+    assert "doctor" in done.stderr
+    assert done.stdout == ""
+
+
+def test_user_errors_are_sentences_on_stderr_and_exit_2(surg: Surg) -> None:
+    done = surg("config", "show", "nothing-like-this")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "nothing-like-this" in done.stderr
+
+
+def test_doctor_prints_results_on_stdout_and_json_for_machines(surg: Surg) -> None:
+    done = surg("doctor", "--json")
+    sections = json.loads(done.stdout)
+    names = [finding["name"] for finding in sections["Machine"]]
+    assert {"Python", "torch", "FFmpeg in PyAV", "onnxruntime", "Triton, embedded", "Free disk", "/dev/shm"} <= set(names)
+    assert done.returncode == 0
+
+
+def test_doctor_fails_when_the_two_onnxruntimes_are_installed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from surg.doctor import machine
+
+    monkeypatch.setattr(machine, "_version", lambda name: "1.0")
+    (finding,) = machine.onnx_runtimes()
+    assert finding.fails
+    assert "never both" in finding.advice
+
+
+def test_doctor_says_what_to_do_about_a_dead_server(surg: Surg) -> None:
+    done = surg("doctor", "--server", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "does not answer" in done.stdout
+
+
+def test_config_show_set_and_diff_agree(surg: Surg, tmp_path: Path) -> None:
+    shown = surg("config", "show", "pretrain", "--set", "seed=7")
+    assert shown.returncode == 0, shown.stderr
+    (tmp_path / "changed.yaml").write_text(shown.stdout)
+    difference = surg("config", "diff", "pretrain", "changed.yaml")
+    assert [line.split()[0] for line in difference.stdout.splitlines()] == ["seed"]
+
+
+def test_config_schema_carries_the_help_of_each_setting(surg: Surg) -> None:
+    schema = json.loads(surg("config", "schema").stdout)
+    assert schema["additionalProperties"] is False
+    assert all(
+        "description" in field for field in schema["properties"].values() if "$ref" not in field and "allOf" not in field
+    )
