@@ -132,7 +132,9 @@ def adapter(name: str) -> Adapter:
         raise ConfigError(f"There is no data set format `{name}`.{hint} Known: {', '.join(names())}.")
     module = importlib.import_module(f"surg.data.adapters.{_MODULES[name]}")
     about = (module.__doc__ or "").strip().splitlines()[0]
-    return Adapter(name=name, about=about, licence=module.LICENCE, reader=module.read, samples=getattr(module, "timeline", None))
+    return Adapter(
+        name=name, about=about, licence=module.LICENCE, reader=module.read, samples=getattr(module, "timeline", None)
+    )
 
 
 def _checked_root(name: str, root: Path) -> Path:
@@ -147,7 +149,11 @@ def _converted(set_name: str, name: str, parameter: inspect.Parameter, value: An
         return TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as error:
         choices = typing.get_args(parameter.annotation)
-        expected = f"one of {', '.join(map(str, choices))}" if choices else getattr(parameter.annotation, "__name__", parameter.annotation)
+        expected = (
+            f"one of {', '.join(map(str, choices))}"
+            if choices
+            else getattr(parameter.annotation, "__name__", parameter.annotation)
+        )
         raise ConfigError(f"{set_name}: option `{name}` is {value!r}; expected {expected}.") from error
 
 

@@ -42,7 +42,9 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             ledger.lack("action_discrete.txt", folder.name)
             continue
         rows = list(_rows(table, ledger))
-        frames_per_s = RATE * min((later - earlier for (earlier, _), (later, _) in zip(rows, rows[1:]) if later > earlier), default=1)
+        frames_per_s = RATE * min(
+            (later - earlier for (earlier, _), (later, _) in zip(rows, rows[1:]) if later > earlier), default=1
+        )
         video = _video(folder, frames_per_s, lists)
         if video is None:
             ledger.lack("video or frames", folder.name)
