@@ -60,7 +60,9 @@ class MotionConfig(Config):
 
 def pair_features(flow: Flow, camera: CameraMotion, config: MotionConfig) -> npt.NDArray[np.float64]:
     """23 numbers of one pair of frames; the two histograms are sums and not yet shares.  flow: (H, W, 2)."""
-    step = SAMPLE_STEP if min(flow.shape[:2]) >= 128 else 1  # every second pixel: a quarter of the time, and DIS' finest level is coarser
+    step = (
+        SAMPLE_STEP if min(flow.shape[:2]) >= 128 else 1
+    )  # every second pixel: a quarter of the time, and DIS' finest level is coarser
     height, width = flow.shape[:2]
     sampled = flow[::step, ::step]
     foreground = sampled - camera.flow(height, width, step)
@@ -91,7 +93,9 @@ def summarise(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return vector.astype(np.float32)
 
 
-def clip_features(frames: Iterable[Frames], config: MotionConfig, backend: FlowBackend | None = None) -> npt.NDArray[np.float32]:
+def clip_features(
+    frames: Iterable[Frames], config: MotionConfig, backend: FlowBackend | None = None
+) -> npt.NDArray[np.float32]:
     """The 23-d vector (order: FEATURES) of consecutive frames, each uint8 (H, W, 3) RGB."""
     return summarise(np.array([row for row, _ in _pairs(frames, config, backend)]).reshape(-1, len(FEATURES)))
 
@@ -107,7 +111,13 @@ def describe_clip(clip: Clip, config: MotionConfig) -> dict[str, Any]:
     with one_thread():
         vectors = [row for run in clip_runs(clip, config) for row, _ in _pairs(run, config, backend)]
     vector = summarise(np.array(vectors).reshape(-1, len(FEATURES)))
-    row: dict[str, Any] = {"video": clip.video, "start_s": clip.start_s, "end_s": clip.end_s, "case": clip.case, "split": clip.split}
+    row: dict[str, Any] = {
+        "video": clip.video,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "case": clip.case,
+        "split": clip.split,
+    }
     return row | {"pairs": len(vectors)} | dict(zip(FEATURES, (float(value) for value in vector)))
 
 
