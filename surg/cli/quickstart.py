@@ -11,8 +11,12 @@ app = typer.Typer(help="From nothing to a served, evaluated model in minutes: si
 
 @app.callback(invoke_without_command=True)
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made. A stage that is done there is not done again.")] = Path("runs/quickstart"),
-    again: Annotated[bool, typer.Option("--again", help="Start over: remove what an earlier quickstart left in that folder.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that is made. A stage that is done there is not done again.")
+    ] = Path("runs/quickstart"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Start over: remove what an earlier quickstart left in that folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     from surg.quickstart.stages import clear, stages

@@ -63,7 +63,9 @@ def _run(row: "_Row", refresh: "object") -> None:
     started = time.monotonic()
     last: deque[str] = deque(maxlen=30)
     command = [sys.executable, "-m", "surg", *row.stage.command]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}
+    ) as process:
         if process.stdout is None:
             raise AssertionError("Popen was asked for a pipe")
         try:
@@ -83,7 +85,9 @@ def _run(row: "_Row", refresh: "object") -> None:
             + "\nWhat earlier stages made is kept; run the same command again to go on from here."
         )
     if not row.stage.makes.exists():
-        raise RunError(f"The stage {row.stage.title!r} ended without {row.stage.makes}. Run it alone to see why:\n  {row.stage.typed}")
+        raise RunError(
+            f"The stage {row.stage.title!r} ended without {row.stage.makes}. Run it alone to see why:\n  {row.stage.typed}"
+        )
     row.state, row.line = f"done in {time.monotonic() - started:.0f} s", ""
 
 
