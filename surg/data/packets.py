@@ -1,8 +1,8 @@
 """From compressed packets to the frames that are wanted, decoding as little as is exact.
 
 A look-ahead queue of packets tells, before decoding, which frames will be shown at a wanted time. Frames that nobody wants and
-that no other frame refers to (half of an ordinary H.264 file) are skipped by the decoder. Where time stamps are missing or strange
-everything is decoded: slower, and the same frames.
+that no other frame refers to (half of an ordinary H.264 file) are skipped by the decoder. Where time stamps are missing or
+strange everything is decoded: slower, and the same frames.
 """
 
 from bisect import bisect_left, insort

@@ -129,7 +129,8 @@ def zone_map(zone: Polygon | None, box: Box, width: int, height: int, spec: Prep
     corners = (np.asarray(zone, np.float64) * (width, height) - (x0, y0)) / (x1 - x0, y1 - y0)
     fine = patches * SUBPIXELS
     inside = _points_inside(corners * fine, fine)
-    return inside.reshape(patches, SUBPIXELS, patches, SUBPIXELS).mean((1, 3), dtype=np.float32)
+    shares: npt.NDArray[np.float32] = inside.reshape(patches, SUBPIXELS, patches, SUBPIXELS).mean((1, 3), dtype=np.float32)
+    return shares
 
 
 def _points_inside(corners: npt.NDArray[np.float64], side: int) -> npt.NDArray[np.bool_]:

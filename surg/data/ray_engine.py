@@ -22,16 +22,16 @@ def run_on_ray(
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(
-                address=address, num_cpus=workers if address is None else None, log_to_driver=False, include_dashboard=False
-            )
+            cores = workers if address is None else None
+            ray.init(address=address, num_cpus=cores, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"There is no Ray cluster at {address}: {error}\nStart one: ray start --head") from error
     try:
         remote = ray.remote(max_retries=1)(attempt)
         # The function travels once, not with every item.
         shared = ray.put(function)
-        width = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        width = 4 * max(1, int(resources.get("CPU", 1)))
         running: dict[Any, str] = {}
         while True:
             for name, item in islice(items, width - len(running)):

@@ -306,9 +306,7 @@ def _read_stills(path: Path, times: npt.NDArray[np.float64], fps: float | None, 
     stills = open_stills(path, fps)
     single = len(stills.files) == 1
     if times.max() > stills.duration_s + END_SLACK_S and not single:
-        raise DataError(
-            f"{path} was asked for an image at {times.max():.2f} s, but {len(stills.files)} images end at {stills.duration_s:.2f}."
-        )
+        raise DataError(f"{path} was asked for an image at {times.max():.2f} s, but its images end at {stills.duration_s:.2f}.")
     shown = [max(0, bisect_right(stills.times_s, time + 1e-6) - 1) for time in times]
     first = stills.read(shown[0], limits.pixels)
     _check_bytes(path, first.shape[1], first.shape[0], len(times), limits)

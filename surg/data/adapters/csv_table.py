@@ -1,0 +1,69 @@
+"""A CSV table of clips: `video` is needed; start_s, end_s, case and split are known names; every other column is a label.
+
+    video,start_s,end_s,case,split,phase,meta.site
+    a/one.mp4,0,12.5,patient1,train,suturing,north
+
+Paths are absolute or relative to the table. Without end_s a clip lasts to the end of its video.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from surg.data.adapters.files import duration_s, read_rows
+from surg.data.adapters.ledger import Ledger
+from surg.data.manifest import Clip, Label
+from surg.errors import DataError
+
+LICENCE = ""
+KNOWN = ("video", "start_s", "end_s", "case", "split", "source", "licence")
+
+
+def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ",") -> Iterator[Clip]:
+    """case: the column that names the patient; without that column each video is a case of its own."""
+    table = root
+    if root.is_dir():
+        tables = sorted(root.glob("*.csv"))
+        if len(tables) != 1:
+            raise DataError(f"{root} holds {len(tables)} .csv files; name the one to read.")
+        table = tables[0]
+    for line, row in enumerate(read_rows(table, delimiter), start=2):
+        if not row.get("video"):
+            if line == 2 and "video" not in row:
+                raise DataError(f"{table} has no column `video`; it has {', '.join(row)}.")
+            ledger.lack("row without a video", f"line {line}")
+            continue
+        video = (table.parent / row["video"]).absolute()
+        if not video.exists():
+            ledger.lack("video file", f"line {line}: {row['video']}")
+            continue
+        try:
+            start = float(row.get("start_s") or 0.0)
+            end = float(row["end_s"]) if row.get("end_s") else duration_s(video)
+        except (ValueError, DataError) as error:
+            ledger.lack("readable row", f"line {line}: {error}")
+            continue
+        ledger.find()
+        yield Clip(
+            video=str(video),
+            start_s=start,
+            end_s=end,
+            case=row.get(case) or Path(row["video"]).with_suffix("").as_posix(),
+            split=row.get("split", ""),
+            source=row.get("source") or "csv",
+            licence=row.get("licence", ""),
+            labels={
+                name: _typed(text)
+                for name, text in row.items()
+                if text and name not in (*KNOWN, case) and not name.startswith("meta.")
+            },
+            meta={name.removeprefix("meta."): text for name, text in row.items() if text and name.startswith("meta.")},
+        )
+
+
+def _typed(text: str) -> Label:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

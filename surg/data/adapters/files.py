@@ -1,0 +1,96 @@
+"""What every reader does with a tree of files: find videos and pictures, read tables and JSON with errors that name the line."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from surg.errors import DataError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".gif"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+
+
+def is_junk(path: Path) -> bool:
+    """What zip files from a Mac and file managers leave behind: `__MACOSX/`, `._video.mp4`, `.DS_Store`."""
+    return path.name.startswith(".") or "__MACOSX" in path.parts
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not is_junk(path) and path.is_file()
+
+
+def videos_under(root: Path) -> list[Path]:
+    """All video files below a folder, sorted, Mac leftovers aside."""
+    return sorted(path for path in root.rglob("*") if is_video(path))
+
+
+def pictures_in(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
+    """`(number, path)` of the pictures in a folder in order of their number, the last digits of the name.
+
+    By number, not by name: `img10.jpg` comes after `img9.jpg`.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.name.startswith(prefix) and not is_junk(path):
+            number = _LAST_NUMBER.search(path.stem.removeprefix(prefix))
+            if number:
+                found.append((int(number[1]), path))
+    return sorted(found)
+
+
+def first_folder(root: Path, *names: str) -> Path | None:
+    """The first of `root/name` that is a folder; a name `""` is the root itself."""
+    for name in names:
+        folder = root / name if name else root
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}. Download it again.") from error
+
+
+def read_rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """Rows of a table with a header, values stripped."""
+    with _opened(path) as lines:
+        for row in csv.DictReader(lines, delimiter=delimiter):
+            yield {(key or "").strip(): (value or "").strip() for key, value in row.items() if not isinstance(value, list)}
+
+
+def read_fields(path: Path, separators: str = r"[\s,]+") -> Iterator[tuple[int, Sequence[str]]]:
+    """`(line number, fields)` of a plain text table without quoting; empty lines are passed over."""
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, re.split(separators, line.strip())
+
+
+def _opened(path: Path) -> Any:
+    try:
+        # utf-8-sig: several of these files were saved by Excel with a byte order mark before the header.
+        return path.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def number_in(text: str) -> int | None:
+    """The last number in a name: video07 -> 7."""
+    found = _LAST_NUMBER.search(text)
+    return int(found[1]) if found else None
+
+
+def duration_s(path: Path) -> float:
+    """Length of a video by the decoder; raises DataError when it cannot be opened."""
+    from surg.data.video import probe
+
+    return float(probe(path).duration_s)

@@ -1,0 +1,110 @@
+"""Any folder of videos: the names of folders can be classes and splits.
+
+ROOT/*.mp4                       one unlabelled clip each
+ROOT/CLASS/*.mp4                 labels.class = CLASS            (labels="folder")
+ROOT/train|val|test/…            the first folder is the split when it is called so
+ROOT/…/FRAMES/000001.png …       a folder that holds pictures is a video; it needs fps=…
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from surg.data.adapters.files import duration_s, is_junk, is_video, pictures_in
+from surg.data.adapters.frame_list import write_frame_list
+from surg.data.adapters.ledger import Ledger
+from surg.data.manifest import Clip
+from surg.errors import ConfigError, DataError
+
+LICENCE = ""
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def read(
+    root: Path,
+    ledger: Ledger,
+    *,
+    lists: Path,
+    labels: Literal["folder", "none"] = "folder",
+    case: str = "file",
+    fps: float | None = None,
+    source: str = "folder",
+    licence: str = "",
+) -> Iterator[Clip]:
+    """case: `file` (every video is a case of its own), `folder` (the videos of a folder are one case), or a regular
+    expression whose first group, found in the path below ROOT, names the case: `case="(patient\\d+)"`.
+    """
+    pattern = _case_pattern(case)
+    for path in _videos(root):
+        below = path.relative_to(root)
+        split = SPLITS.get(below.parts[0].lower(), "") if len(below.parts) > 1 else ""
+        folders = below.parts[1:-1] if split else below.parts[:-1]
+        try:
+            video, length_s, meta = _video(path, lists / below, fps)
+        except DataError as error:
+            ledger.lack("unreadable video", f"{below} ({error})")
+            continue
+        name = _case(below, case, pattern)
+        if name is None:
+            ledger.lack(f"no case by the pattern {case!r}", below)
+            continue
+        ledger.find()
+        yield Clip(
+            video=str(video),
+            start_s=0.0,
+            end_s=length_s,
+            case=name,
+            split=split,
+            source=source,
+            licence=licence,
+            labels={"class": folders[-1]} if folders and labels == "folder" else {},
+            meta=meta,
+        )
+
+
+def _videos(root: Path) -> Iterator[Path]:
+    if is_video(root):
+        yield root
+        return
+    for path in sorted(root.rglob("*")):
+        if is_video(path) or (path.is_dir() and not is_junk(path) and path.name != "frame_lists" and pictures_in(path)):
+            yield path
+
+
+def _video(path: Path, listed: Path, fps: float | None) -> tuple[Path, float, dict[str, str]]:
+    if path.is_file():
+        return path, duration_s(path), {}
+    if fps is None:
+        raise ConfigError(f"{path} holds pictures: say how many of them make a second, for example --option fps=25")
+    pictures = [(index / fps, picture) for index, (_, picture) in enumerate(pictures_in(path))]
+    frames = write_frame_list(listed.with_name(listed.name + ".txt"), pictures)
+    return frames.path, frames.end_s, frames.meta
+
+
+def _case_pattern(case: str) -> re.Pattern[str] | None:
+    if case in ("file", "folder"):
+        return None
+    try:
+        pattern = re.compile(case)
+    except re.error as error:
+        raise ConfigError(f"folder: case={case!r} is no regular expression: {error}.") from error
+    if not pattern.groups:
+        raise ConfigError(f"folder: case={case!r} has no group; put brackets around the patient's part: case='(patient\\d+)'.")
+    return pattern
+
+
+def _case(below: Path, case: str, pattern: re.Pattern[str] | None) -> str | None:
+    if pattern is not None:
+        found = pattern.search(below.as_posix())
+        return found[1] if found else None
+    # The whole path without suffix, so that a/one.mp4 and b/one.mp4 are two cases.
+    return below.with_suffix("").as_posix() if case == "file" else below.parent.as_posix()
