@@ -96,6 +96,23 @@ class Reading:
         return replace(self, num_frames=num_frames)
 
 
+def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple[str, ...]) -> bool:
+    """Whether a drawn clip counts in a task's mean: its source has the task, and the clip has the label."""
+    source = sources[draw.source]
+    clip = source.clips[draw.index]
+    if task == "clear":
+        return draw.index in source.features
+    if task not in source.config.tasks:
+        return False
+    if task == "action":
+        return _class_of(clip, source, classes) >= 0
+    if task == "sterility":
+        return "breach" in clip.labels
+    if task == "motion_aux":
+        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
+    return True
+
+
 def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Reading) -> Batch:
     """Read and stack the clips of some draws."""
     rows = [read_clip(draw, sources[draw.source], reading) for draw in draws]
@@ -104,15 +121,9 @@ def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Readi
     for name in rows[0]:
         stacked[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
     names = list(sources)
-    stacked["tasks"] = {task: torch.tensor([task in sources[draw.source].config.tasks for draw in draws]) for task in tasks}
-    # A clip without the label takes no part in its loss, and does not count in its mean.
-    for task, missing in (
-        ("action", stacked["action"] < 0),
-        ("sterility", torch.isnan(stacked["breach"]).all(dim=1)),
-        ("motion_aux", torch.isnan(stacked["motion"]).all(dim=1) & (stacked["action"] < 0)),
-    ):
-        if task in stacked["tasks"]:
-            stacked["tasks"][task] &= ~missing
+    stacked["tasks"] = {
+        task: torch.tensor([takes_part(task, draw, sources, reading.classes) for draw in draws]) for task in tasks
+    }
     stacked["ids"] = torch.tensor([(names.index(draw.source), draw.index) for draw in draws])
     return Batch(**stacked)
 
@@ -123,7 +134,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     clip, stored = source.clips[draw.index], source.store.entries[draw.index]
     # A replayed clip is always the same window: its stored features belong to that.
     vary = reading.training and not source.config.replay
-    end = _window_end(clip, source, draw.index, reading, random if vary else None)
+    end = _window_end(clip, source, draw.index, reading, None if source.config.replay else random)
     seen = source.store.window(draw.index, end, reading.num_frames)
     box = _crop(random, source, reading, vary)
     size = reading.data.size
@@ -131,9 +142,13 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     zone = stored.zone
     time_s = clip.start_s + end / reading.data.fps
     spec = PreprocessSpec(size=size, patch_size=reading.patch)
-    occupancy = zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
+    occupancy = (
+        zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
+    )
     steps = reading.num_frames // reading.tubelet
-    place = place_map(clip, stored.box, box, seen.shape[1], end, reading.data.fps, steps, reading.tubelet, size // reading.patch)
+    place = place_map(
+        clip, stored.box, box, seen.shape[1], end, reading.data.fps, steps, reading.tubelet, size // reading.patch
+    )
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and random.random() < flip:
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
@@ -151,13 +166,15 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         other = np.random.default_rng((*draw.seed, 2))
         end = _window_end(clip, source, draw.index, reading, other)
         seen = source.store.window(draw.index, end, reading.num_frames)
-        row["views"] = _photometric(resize_box(seen, _crop(other, source, reading, True), size), other, AugmentConfig(photometric=0.3))
+        row["views"] = _photometric(
+            resize_box(seen, _crop(other, source, reading, True), size), other, AugmentConfig(photometric=0.3)
+        )
     if reading.with_flow:
         row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
     if reading.features:
         row["stored"] = source.features.get(draw.index, np.full(reading.features, np.nan, np.float32))
     if reading.action_dim:
-        row["actions"] = _actions_of(clip, end, reading)
+        row["actions"] = _actions_of(clip, reading)
     return row
 
 
@@ -181,7 +198,7 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
 
 def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: bool) -> Box:
     """What part of the stored square is shown, as x0, y0, x1, y1 in its pixels."""
-    stored, size = source.store.spec.size, reading.data.size
+    stored = source.store.spec.size
     augment = reading.data.augment
     if source.config.zone:
         # The store keeps more around the zone than is shown, so that the crop can move and change its size.
@@ -191,7 +208,7 @@ def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: b
         side = min(round(side), stored)
         slack = (stored - side) / 2
         shift = random.uniform(-1, 1, 2) * min(slack, augment.jitter * side) if vary else np.zeros(2)
-        x, y = (int(round(slack + s)) for s in shift)
+        x, y = (round(slack + s) for s in shift)
         return x, y, x + side, y + side
     if not vary or augment.scale == (1.0, 1.0):
         return 0, 0, stored, stored
@@ -210,7 +227,9 @@ def _photometric(frames: npt.NDArray[np.uint8], random: np.random.Generator, aug
     strength = augment.photometric
     levels = np.linspace(0, 1, 256)[:, None]
     gain = 1 + random.uniform(-strength, strength) + random.uniform(-strength, strength, 3) / 3
-    table = np.clip(gain * levels ** np.exp(random.uniform(-strength, strength)) + random.uniform(-strength, strength) / 4, 0, 1)
+    table = np.clip(
+        gain * levels ** np.exp(random.uniform(-strength, strength)) + random.uniform(-strength, strength) / 4, 0, 1
+    )
     table8 = np.round(table * 255).astype(np.uint8)[None]
     flat = np.ascontiguousarray(frames).reshape(-1, frames.shape[2], 3)
     return np.asarray(cv2.LUT(flat, table8)).reshape(frames.shape)
@@ -228,7 +247,7 @@ def _motion_of(clip: Clip) -> npt.NDArray[np.float32]:
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
 
 
-def _actions_of(clip: Clip, end: int, reading: Reading) -> npt.NDArray[np.float32]:
+def _actions_of(clip: Clip, reading: Reading) -> npt.NDArray[np.float32]:
     """Action of each time step: labels action_0 .. action_{A-1}, the same over the clip."""
     values = np.array([float(clip.labels.get(f"action_{i}", 0.0)) for i in range(reading.action_dim)], np.float32)
     return np.tile(values, (reading.num_frames // reading.tubelet, 1))

@@ -36,7 +36,15 @@ def breach_targets(clip: Clip, time_s: float, horizons_s: Sequence[float]) -> np
 
 
 def place_map(
-    clip: Clip, stored: tuple[float, float, float, float], crop: Box, size: int, end: int, fps: float, steps: int, tubelet: int, patches: int
+    clip: Clip,
+    stored: tuple[float, float, float, float],
+    crop: Box,
+    size: int,
+    end: int,
+    fps: float,
+    steps: int,
+    tubelet: int,
+    patches: int,
 ) -> npt.NDArray[np.float32]:
     """Share of each patch that the breach's box covers, per time step: float32 (t, h, w), NaN where it is not known.
 

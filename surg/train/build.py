@@ -45,7 +45,9 @@ def load_start(config: TrainConfig) -> Start:
         if bundle.encoder is None:
             raise CheckpointError(f"{path} holds no encoder, so nothing can be trained from it.")
         if config.model.encoder or config.model.factorized:
-            raise ConfigError(f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init.")
+            raise ConfigError(
+                f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init."
+            )
         predictor = bundle.predictor or build_predictor(_predictor_config(config, bundle.encoder))
         return Start(bundle.encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256)
     from surg.model.checkpoint import load_encoder, load_predictor
@@ -67,7 +69,9 @@ def bundle_path(path: Path) -> Path:
                 return path / "checkpoints" / f"{name}.safetensors"
         raise CheckpointError(f"{path} is a run that has not saved a checkpoint yet.")
     if not path.exists():
-        raise CheckpointError(f"There are no weights at {path}.\nFetch some: surg weights pull vitl; or start from nothing: leave out --init.")
+        raise CheckpointError(
+            f"There are no weights at {path}.\nFetch some: surg weights pull vitl; or start from nothing: leave out --init."
+        )
     return path
 
 
@@ -100,7 +104,9 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
     attention = config.model.head_heads or getattr(shape, "num_heads", 3)
     heads: dict[str, nn.Module] = {}
     if "action" in tasks:
-        heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(width, attention, config.model.head_depth, len(classes))
+        heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(
+            width, attention, config.model.head_depth, len(classes)
+        )
     if "motion_aux" in tasks:
         heads["motion_aux"] = _kept(start, "motion_aux", classes) or MotionAuxHead(width, num_classes=max(len(classes), 1))
     if "sterility" in tasks:
@@ -113,8 +119,9 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
     if "mask_aux" in tasks:
         heads["mask_aux"] = MaskHead(width, shape.patch_size, shape.tubelet_size)
     levels = len(getattr(shape, "levels", ())) or 1
-    predictor = start.predictor if "jepa" in tasks or config.trainable.predictor else start.predictor
-    trainee = Trainee(start.encoder, predictor, heads, config.loss, spec, patch=shape.patch_size, tubelet=shape.tubelet_size, levels=levels)
+    trainee = Trainee(
+        start.encoder, start.predictor, heads, config.loss, spec, patch=shape.patch_size, tubelet=shape.tubelet_size, levels=levels
+    )
     for module in (trainee.encoder, trainee.predictor):
         if module is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = config.model.gradient_checkpointing
@@ -137,7 +144,9 @@ def add_lora(encoder: nn.Module, rank: int, alpha: float) -> nn.Module:
     """Low-rank updates of attention and hidden layers (peft), in place; `merge_lora` folds them into the weights."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["qkv", "proj", "fc1", "fc2"], exclude_modules=["patch_embed.proj"])
+    settings = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=["qkv", "proj", "fc1", "fc2"], exclude_modules=["patch_embed.proj"]
+    )
     injected: nn.Module = inject_adapter_in_model(settings, encoder)
     return injected
 

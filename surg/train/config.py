@@ -23,7 +23,7 @@ class SourceConfig(Config):
     """Share of every batch, against the other sources'."""
     tasks: tuple[Task, ...] = ("jepa",)
     """Losses that clips of this source take part in."""
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = Field(default_factory=dict)
     """Only clips with these values in `labels` or `meta`, for example {factor: D_L}."""
     split: str = "train"
     """Split to train on."""
@@ -61,7 +61,7 @@ class AugmentConfig(Config):
 
 
 class DataConfig(Config):
-    sources: dict[str, SourceConfig] = {"main": SourceConfig()}
+    sources: dict[str, SourceConfig] = Field(default_factory=lambda: {"main": SourceConfig()})
     """Where clips come from."""
     size: int = Field(160, gt=0)
     """Side of the square picture."""
@@ -90,9 +90,9 @@ class DataConfig(Config):
 class ModelConfig(Config):
     size: str = "tiny"
     """Name in `surg weights list`, used when `init` does not say."""
-    encoder: dict[str, Any] = {}
+    encoder: dict[str, Any] = Field(default_factory=dict)
     """Changes to that size's encoder, for example {depth: 6}."""
-    predictor: dict[str, Any] = {}
+    predictor: dict[str, Any] = Field(default_factory=dict)
     """Changes to that size's predictor."""
     factorized: bool = False
     """The second seed's encoder: spatial, then temporal attention."""
@@ -197,6 +197,8 @@ class TeacherConfig(Config):
     """EMA at the start."""
     final_momentum: float | None = None
     """EMA at the end (linear); constant when not set."""
+    export: bool = False
+    """Bundles hold the teacher's encoder (what Meta's evaluations use) instead of the student's. It needs long runs."""
     frozen: bool = False
     """SALT: the teacher is the starting encoder and never moves."""
 
@@ -215,7 +217,7 @@ class StageConfig(Config):
     """Length, against the other stages'."""
     depth: float = Field(1.0, gt=0, le=1)
     """Share of encoder blocks that learn, from the first."""
-    mix: dict[str, float] = {}
+    mix: dict[str, float] = Field(default_factory=dict)
     """Source -> share of the batch; sources that are not named give nothing."""
 
 

@@ -22,7 +22,11 @@ def choose_device(wanted: str) -> str:
             logger.warning("no GPU found: training on the CPU. `tiny` and `small` are made for it; ViT-L needs a GPU.")
         return found
     if not has[wanted]:
-        hint = "Check nvidia-smi and that torch has CUDA (surg doctor)." if wanted == "cuda" else "It needs a Mac with Apple silicon and macOS 14."
+        hint = (
+            "Check nvidia-smi and that torch has CUDA (surg doctor)."
+            if wanted == "cuda"
+            else "It needs a Mac with Apple silicon and macOS 14."
+        )
         raise ConfigError(f"There is no {wanted} device here.\n{hint} Or leave it to surg: --device auto")
     return wanted
 
@@ -31,7 +35,9 @@ def choose_precision(wanted: str, device: str) -> str:
     """fp32, bf16 or fp16. `auto` takes bf16 only where it is fast."""
     if wanted != "auto":
         if wanted == "fp16" and device == "cpu":
-            raise ConfigError("fp16 needs a GPU (its small gradients are scaled there). On the CPU use --set precision=fp32 or bf16.")
+            raise ConfigError(
+                "fp16 needs a GPU (its small gradients are scaled there). On the CPU use --set precision=fp32 or bf16."
+            )
         if wanted == "bf16" and device == "cpu" and not cpu_has_bf16():
             logger.warning("this CPU has no bf16 arithmetic: it is emulated, and several times slower than fp32")
         return wanted
@@ -57,7 +63,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     sharded = None
     if config.strategy == "fsdp":
         sharded = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"], reshard_after_forward=True
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["Block"],
+            reshard_after_forward=True,
         )
     # Sources differ in their tasks, and mask tokens 1..9 never get a gradient: DDP must look for what was not used.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
@@ -80,4 +89,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )

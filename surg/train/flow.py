@@ -19,10 +19,15 @@ def token_flow(frames: npt.NDArray[np.uint8], tubelet: int, patch: int) -> npt.N
     steps, patches = len(frames) // tubelet, frames.shape[1] // patch
     # A quarter of the picture's side is enough for a field that is averaged over 16 x 16 pixels.
     side = max(frames.shape[1] // 2, 32)
-    grey = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (side, side), interpolation=cv2.INTER_AREA) for frame in frames[::tubelet]]
+    grey = [
+        cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (side, side), interpolation=cv2.INTER_AREA)
+        for frame in frames[::tubelet]
+    ]
     out = np.zeros((steps, patches, patches, 2), np.float32)
     for step in range(steps - 1):
-        field = cv2.calcOpticalFlowFarneback(grey[step], grey[step + 1], np.zeros((side, side, 2), np.float32), 0.5, 3, 15, 2, 5, 1.2, 0)
+        field = cv2.calcOpticalFlowFarneback(
+            grey[step], grey[step + 1], np.zeros((side, side, 2), np.float32), 0.5, 3, 15, 2, 5, 1.2, 0
+        )
         out[step] = cv2.resize(field, (patches, patches), interpolation=cv2.INTER_AREA) * (patches / side)
     if steps > 1:
         out[-1] = out[-2]
@@ -32,7 +37,9 @@ def token_flow(frames: npt.NDArray[np.uint8], tubelet: int, patch: int) -> npt.N
 def warp(values: Tensor, flow: Tensor) -> Tensor:
     """Carry (B, h, w) along a flow (B, h, w, 2) in patches: the result at p is the value at p - flow(p); outside is -1."""
     height, width = values.shape[-2:]
-    rows, columns = torch.meshgrid(torch.arange(height, device=flow.device), torch.arange(width, device=flow.device), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=flow.device), torch.arange(width, device=flow.device), indexing="ij"
+    )
     at = torch.stack([columns, rows], dim=-1).to(flow.dtype) - flow
     scale = torch.tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)], device=flow.device, dtype=flow.dtype)
     # Shifted by one, zero padding stands for "nothing came from here".

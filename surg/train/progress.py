@@ -29,7 +29,13 @@ class Reporter:
             self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=start + 1)
         self._bar: Progress | None = None
         if run is not None and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("training", total=steps, completed=start)
             self._bar.start()

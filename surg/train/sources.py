@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 MARGIN = 1.25
 
 
+class NothingThereError(DataError):
+    """A manifest has no clips for what was asked."""
+
+
 @dataclass
 class Source:
     """One source's clips of one split, decoded."""
@@ -53,20 +57,24 @@ class Draw:
 def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, *, split: str, classes_needed: bool) -> Source:
     """Read a manifest's split and decode it. Raises DataError with what to do when nothing is left."""
     if config.manifest is None:
-        raise ConfigError(f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet (surg data index makes it)")
+        raise ConfigError(
+            f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet (surg data index makes it)"
+        )
     manifest = Manifest.read(config.manifest)
     selected = manifest.select(split=split)
     clips = [clip for clip in selected.clips() if _matches(clip, config.where)]
     if not clips:
         found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
         condition = f" with {config.where}" if config.where else ""
-        raise DataError(
+        raise NothingThereError(
             f"{config.manifest} has no clips of split {split!r}{condition}. Splits found: {found or 'none'}.\n"
             f"Make splits by case: surg data split {config.manifest}; or choose one: --set data.sources.{name}.split=NAME"
         )
     if classes_needed and not any(config.label in clip.labels for clip in clips):
-        raise DataError(f"No clip of {config.manifest} has the label {config.label!r} that the action head learns.\n"
-                        f"Labels there: {sorted({key for clip in clips for key in clip.labels})}. Choose: --set data.sources.{name}.label=NAME")
+        raise DataError(
+            f"No clip of {config.manifest} has the label {config.label!r} that the action head learns.\n"
+            f"Labels there: {sorted({key for clip in clips for key in clip.labels})}. Choose: --set data.sources.{name}.label=NAME"
+        )
     if config.limit is not None:
         # A spread over the file and not its head, which is often one case.
         clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, min(config.limit, len(clips))).astype(int))]
@@ -102,7 +110,9 @@ def shares_to_counts(shares: dict[str, float], batch_size: int, step: int) -> di
 class Sampler:
     """Draws the batch of a step out of the sources."""
 
-    def __init__(self, sources: dict[str, Source], batch_size: int, seed: int, *, order: str = "uniform", steps: int = 1) -> None:
+    def __init__(
+        self, sources: dict[str, Source], batch_size: int, seed: int, *, order: str = "uniform", steps: int = 1
+    ) -> None:
         self.sources, self.batch_size, self.seed, self.order, self.steps = sources, batch_size, seed, order, steps
         self._permutations: dict[tuple[str, int, int, int], npt.NDArray[np.int64]] = {}
 

@@ -72,18 +72,22 @@ class ClipStore:
         return np.asarray(taken)
 
 
-def open_store(clips: Sequence[Clip], spec: StoreSpec, folder: Path, name: str, workers: int = 0, max_bad: float = 0.05) -> ClipStore:
+def open_store(
+    clips: Sequence[Clip], spec: StoreSpec, folder: Path, name: str, workers: int = 0, max_bad: float = 0.05
+) -> ClipStore:
     """Decode what is not decoded yet. Raises DataError when more than `max_bad` of the clips cannot be read."""
-    key = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), [_identity(clip) for clip in clips]]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), [_identity(clip) for clip in clips]]).encode()).hexdigest()[
+        :16
+    ]
     path, index = folder / f"{name}-{key}.frames", folder / f"{name}-{key}.json"
     if not (path.is_file() and index.is_file()):
         _write_store(clips, spec, path, index, workers)
-    entries = [
-        Stored(**{**entry, "box": tuple(entry["box"])}) for entry in json.loads(index.read_text())["entries"]
-    ]
+    entries = [Stored(**{**entry, "box": tuple(entry["box"])}) for entry in json.loads(index.read_text())["entries"]]
     bad = [(number, entry.error) for number, entry in enumerate(entries) if not entry.count]
     if bad:
-        logger.warning("%d of %d clips of %s cannot be read and are left out; clip %d: %s", len(bad), len(entries), name, *bad[0])
+        logger.warning(
+            "%d of %d clips of %s cannot be read and are left out; clip %d: %s", len(bad), len(entries), name, *bad[0]
+        )
     if len(bad) > max_bad * len(entries):
         raise DataError(
             f"{len(bad)} of {len(entries)} clips of {name} cannot be read (at most {max_bad:.0%} may fail). The first, clip {bad[0][0]}: "
@@ -105,13 +109,23 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
     counts = [max(int((clip.end_s - clip.start_s) * spec.fps + 1e-6), 1) for clip in clips]
     total = sum(counts)
     size_mb = total * spec.size**2 * 3 / 2**20
-    logger.info("decoding %d clips (%d frames at %g/s, %d px, %.0f MB) into %s", len(clips), total, spec.fps, spec.size, size_mb, path.name)
+    logger.info(
+        "decoding %d clips (%d frames at %g/s, %d px, %.0f MB) into %s",
+        len(clips),
+        total,
+        spec.fps,
+        spec.size,
+        size_mb,
+        path.name,
+    )
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = np.memmap(partial, np.uint8, "w+", shape=(max(total, 1), spec.size, spec.size, 3))
     except OSError as error:
-        raise RunError(f"{partial} cannot be written ({error.strerror}); {size_mb:.0f} MB are needed.\nSet another folder: --set data.cache=DIR") from error
+        raise RunError(
+            f"{partial} cannot be written ({error.strerror}); {size_mb:.0f} MB are needed.\nSet another folder: --set data.cache=DIR"
+        ) from error
     offsets = np.concatenate([[0], np.cumsum(counts)])
 
     def one(number: int) -> Stored:
@@ -127,7 +141,6 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
             if number % 200 == 0:
                 logger.info("decoded %d of %d clips", number, len(clips))
     frames.flush()
-    del frames
     partial.replace(path)
     # The index is written last: without it the frames are decoded again.
     write_json(index, {"spec": spec.model_dump(mode="json"), "entries": [asdict(entry) for entry in entries]})

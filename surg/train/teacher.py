@@ -19,7 +19,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, clip: Tensor) -> Tensor:
         """Layer-normed latents of all tokens: (B, N, L * D)."""
-        tokens = self.encoder(clip) if self.levels == 1 else self.encoder(clip, levels=True)
+        tokens = self.encoder(clip) if self.levels == 1 else self.encoder.levels(clip)  # type: ignore[operator]
         return losses.normalised(tokens, self.levels)
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ class Targets:
     """What the teacher said and which tokens are asked for; made outside the gradient."""
 
     latents: Tensor | None
-    """Layer-normed teacher tokens (B, N, L * D)."""
+    """Layer-normed teacher tokens of the clips that take part in `jepa`: (rows, N, L * D)."""
     masks: list[tuple[Tensor, Tensor]]
     """(visible ids (B, K), masked ids (B, M)) per mask."""
     step: int = 0
@@ -92,9 +92,10 @@ class Trainee(nn.Module):
         return out
 
     def _jepa(self, clip: Tensor, targets: Targets, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
-        assert self.predictor is not None and targets.latents is not None
+        assert self.predictor is not None
+        assert targets.latents is not None
         grid = self.grid(clip)
-        latents, config = targets.latents[rows], self.config
+        latents, config = targets.latents, self.config
         weight = flow_weights(batch.flow[rows], config.flow_weight) if config.flow_weight and batch.flow is not None else None
         masked_losses, context_losses = [], []
         for visible, masked in targets.masks:
@@ -103,7 +104,9 @@ class Trainee(nn.Module):
             predicted = self.predictor(tokens, visible, masked, grid=grid, mask_token=self.mask_token)
             at_masked = getattr(predicted, "target", predicted)
             masked_losses.append(
-                losses.latent(at_masked, _take(latents, masked), config.exponent, None if weight is None else weight.gather(1, masked))
+                losses.latent(
+                    at_masked, _take(latents, masked), config.exponent, None if weight is None else weight.gather(1, masked)
+                )
             )
             at_context = getattr(predicted, "context", None)
             if at_context is not None and config.weights.context:
@@ -120,7 +123,7 @@ class Trainee(nn.Module):
         if self.levels == 1:
             return self.encode(clip, keep)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            tokens: Tensor = self.encoder(clip, keep=keep, levels=True)
+            tokens: Tensor = self.encoder.levels(clip, keep)  # type: ignore[operator]
         return tokens
 
     def _supervised(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
@@ -130,7 +133,9 @@ class Trainee(nn.Module):
             "motion_aux": weights.motion_aux and "motion_aux" in self.heads,
             "sterility": (weights.sterility or weights.breach_map) and "sterility" in self.heads,
         }
-        on = {name: tasks[name] for name, is_wanted in wanted.items() if is_wanted and name in tasks and bool(tasks[name].any())}
+        on = {
+            name: tasks[name] for name, is_wanted in wanted.items() if is_wanted and name in tasks and bool(tasks[name].any())
+        }
         pooled_rows = _any(on, ("action", "motion_aux"))
         # The breach map asks for every token; classes can be told from some of them.
         dense_rows = on.get("sterility")
@@ -147,6 +152,28 @@ class Trainee(nn.Module):
         if dense_rows is not None:
             self._sterility(self.encode(clip[dense_rows]), clip, batch, dense_rows, out, scale)
 
+    @torch.no_grad()
+    def answers(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of the heads for a batch, NaN for clips that do not take part: "action" (B, C), "breach" (B, H)."""
+        clip = self.normalise(batch.frames)
+        out: dict[str, Tensor] = {}
+        wanted = {"action": "action", "sterility": "breach"}
+        rows = _any(
+            {task: batch.tasks[task] for task in wanted if task in batch.tasks and task in self.heads}, ("action", "sterility")
+        )
+        if rows is None or not bool(rows.any()):
+            return out
+        tokens = self.encode(clip[rows])
+        for task, name in wanted.items():
+            if task not in self.heads or task not in batch.tasks:
+                continue
+            logits = (
+                self.heads[task](tokens) if task == "action" else self.heads[task](tokens, self.grid(clip), batch.zone[rows])[0]
+            )
+            out[name] = logits.float().new_full((len(clip), logits.shape[1]), torch.nan)
+            out[name][rows] = logits.float()
+        return out
+
     def _random_tokens(self, clip: Tensor) -> Tensor:
         t, h, w = self.grid(clip)
         count = max(1, round(t * h * w * self.config.keep))
@@ -154,23 +181,37 @@ class Trainee(nn.Module):
         return scores.topk(count, dim=1).indices.sort(dim=1).values
 
     def _classes(
-        self, tokens: Tensor, batch: Batch, rows: Tensor, on: dict[str, Tensor], out: dict[str, Tensor], scale: Callable[[str, Tensor], float]
+        self,
+        tokens: Tensor,
+        batch: Batch,
+        rows: Tensor,
+        on: dict[str, Tensor],
+        out: dict[str, Tensor],
+        scale: Callable[[str, Tensor], float],
     ) -> None:
         if "action" in on:
             inside = on["action"][rows]
             logits = self.heads["action"](tokens[inside]).float()
             target = batch.action[on["action"]]
-            out["action"] = F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing if self.training else 0.0)
+            out["action"] = F.cross_entropy(
+                logits, target, label_smoothing=self.config.label_smoothing if self.training else 0.0
+            )
             out["action"] = out["action"] * scale("action", on["action"])
-            if not self.training:
-                out["action_top1"] = (logits.argmax(1) == target).float().mean() * scale("action", on["action"])
         if "motion_aux" in on:
             inside = on["motion_aux"][rows]
-            value = motion_aux_loss(self.heads["motion_aux"](tokens[inside]), batch.action[on["motion_aux"]], batch.motion[on["motion_aux"]])
+            value = motion_aux_loss(
+                self.heads["motion_aux"](tokens[inside]), batch.action[on["motion_aux"]], batch.motion[on["motion_aux"]]
+            )
             out["motion_aux"] = value * scale("motion_aux", on["motion_aux"])
 
     def _sterility(
-        self, tokens: Tensor, clip: Tensor, batch: Batch, rows: Tensor, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]
+        self,
+        tokens: Tensor,
+        clip: Tensor,
+        batch: Batch,
+        rows: Tensor,
+        out: dict[str, Tensor],
+        scale: Callable[[str, Tensor], float],
     ) -> None:
         logits, place = self.heads["sterility"](tokens, self.grid(clip), batch.zone[rows])
         share = scale("sterility", rows)

@@ -49,7 +49,11 @@ def apply(trainee: Trainee, learns: TrainableConfig) -> int:
         count = round(len(blocks) * learns.depth)
         for block in blocks[:count]:
             block.requires_grad_(True)
-        outside = [child for name, child in encoder.named_children() if "embed" in name or (count == len(blocks) and "blocks" not in name)]
+        outside = [
+            child
+            for name, child in encoder.named_children()
+            if "embed" in name or (count == len(blocks) and "blocks" not in name)
+        ]
         for child in outside:
             child.requires_grad_(True)
     elif learns.encoder == "last":
@@ -73,7 +77,11 @@ def apply(trainee: Trainee, learns: TrainableConfig) -> int:
 
 def encoder_blocks(encoder: nn.Module) -> list[nn.Module]:
     """All transformer blocks in order; a factorised encoder has its spatial ones first."""
-    found = [module for name, module in encoder.named_modules() if name.split(".")[-1].isdigit() and name.split(".")[-2].endswith("blocks")]
+    found = [
+        module
+        for name, module in encoder.named_modules()
+        if name.split(".")[-1].isdigit() and name.split(".")[-2].endswith("blocks")
+    ]
     if not found:
         raise ConfigError(f"{type(encoder).__name__} has no blocks to freeze or wake one by one.")
     return found
