@@ -34,7 +34,12 @@ def read(root: Path, ledger: Ledger, *, protocol: Protocol = "32/8/40") -> Itera
         for start, end, phase in merge_runs(_phases(phases, ledger), 1 / FPS):
             ledger.find()
             yield Clip(
-                video=str(video), start_s=start, end_s=end, case=_case(number), split=_split(number, protocol), labels={"phase": phase}
+                video=str(video),
+                start_s=start,
+                end_s=end,
+                case=_case(number),
+                split=_split(number, protocol),
+                labels={"phase": phase},
             )
 
 

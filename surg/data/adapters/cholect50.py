@@ -48,7 +48,9 @@ def read(
         black = {index for index, path in pictures.items() if drop_black and _is_black(path)}
         if black:
             ledger.leave_out("video with blacked out frames, which are in no clip", f"{table.stem}: {len(black)} frames")
-        moments = ((index / rate, _label(rows, label, content["categories"])) for index, rows in _frames(content) if index not in black)
+        moments = (
+            (index / rate, _label(rows, label, content["categories"])) for index, rows in _frames(content) if index not in black
+        )
         for start, end, name in merge_runs(((time, name) for time, name in moments if name is not None), 1 / rate):
             ledger.find()
             yield Clip(
@@ -62,13 +64,18 @@ def read(
             )
 
 
-def timeline(root: Path, ledger: Ledger) -> Iterator[Sample]:
+def timeline(root: Path, _ledger: Ledger) -> Iterator[Sample]:
     """`triplets`: ids of the triplets in the frame, empty when there are none; `boxes`: instruments with a box, as JSON."""
     for _, table in _tables(root):
         content = read_json(table)
         rate = float(content.get("fps") or 1)
         for index, rows in _frames(content):
-            yield Sample(table.stem, index / rate, "triplets", value=tuple(sorted({float(row[TRIPLET]) for row in rows if row[TRIPLET] >= 0})))
+            yield Sample(
+                table.stem,
+                index / rate,
+                "triplets",
+                value=tuple(sorted({float(row[TRIPLET]) for row in rows if row[TRIPLET] >= 0})),
+            )
             boxes = [[int(row[INSTRUMENT]), *row[BOX]] for row in rows if row[INSTRUMENT] >= 0 and min(row[BOX]) >= 0]
             if boxes:
                 yield Sample(table.stem, index / rate, "boxes", text=json.dumps(boxes))

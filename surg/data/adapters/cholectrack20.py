@@ -55,11 +55,15 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             )
 
 
-def timeline(root: Path, ledger: Ledger) -> Iterator[Sample]:
+def timeline(root: Path, _ledger: Ledger) -> Iterator[Sample]:
     """`tracks`: the tools of a second as JSON, [tool, track in the operation, left, top, width, height] in 0..1."""
     for _, table in _tables(root):
         for frame, rows in _annotations(table):
-            tracks = [[TOOLS[row["instrument"]], row["intraoperative_track"], *row["tool_bbox"]] for row in rows if row["instrument"] >= 0]
+            tracks = [
+                [TOOLS[row["instrument"]], row["intraoperative_track"], *row["tool_bbox"]]
+                for row in rows
+                if row["instrument"] >= 0
+            ]
             yield Sample(table.stem, frame / FPS, "tracks", text=json.dumps(tracks))
 
 

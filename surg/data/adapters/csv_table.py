@@ -51,7 +51,11 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
             split=row.get("split", ""),
             source=row.get("source") or "csv",
             licence=row.get("licence", ""),
-            labels={name: _typed(text) for name, text in row.items() if text and name not in (*KNOWN, case) and not name.startswith("meta.")},
+            labels={
+                name: _typed(text)
+                for name, text in row.items()
+                if text and name not in (*KNOWN, case) and not name.startswith("meta.")
+            },
             meta={name.removeprefix("meta."): text for name, text in row.items() if text and name.startswith("meta.")},
         )
 

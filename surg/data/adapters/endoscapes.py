@@ -26,7 +26,9 @@ CRITERIA = ("two_structures", "cystic_plate", "hepatocystic_triangle")
 SPLITS = ("train", "val", "test")
 
 
-def read(root: Path, ledger: Ledger, *, lists: Path, threshold: float = 0.5, label: Literal["cvs", "none"] = "cvs") -> Iterator[Clip]:
+def read(
+    root: Path, ledger: Ledger, *, lists: Path, threshold: float = 0.5, label: Literal["cvs", "none"] = "cvs"
+) -> Iterator[Clip]:
     """label: intervals of an equal critical view, or whole videos. threshold: share of raters from which a criterion is met."""
     for split in SPLITS:
         ratings = _ratings(root / split, ledger) if label == "cvs" else {}
@@ -35,7 +37,9 @@ def read(root: Path, ledger: Ledger, *, lists: Path, threshold: float = 0.5, lab
             listed = write_frame_list(lists / f"{video}.txt", [((frame - start) / FPS, path) for frame, path in pictures])
             if label == "none":
                 ledger.find()
-                yield Clip(video=str(listed.path), start_s=0.0, end_s=listed.end_s, case=_case(video), split=split, meta=listed.meta)
+                yield Clip(
+                    video=str(listed.path), start_s=0.0, end_s=listed.end_s, case=_case(video), split=split, meta=listed.meta
+                )
                 continue
             rated = [((frame - start) / FPS, ratings[path.name]) for frame, path in pictures if path.name in ratings]
             if not rated:
@@ -54,7 +58,7 @@ def read(root: Path, ledger: Ledger, *, lists: Path, threshold: float = 0.5, lab
                 )
 
 
-def timeline(root: Path, ledger: Ledger) -> Iterator[Sample]:
+def timeline(root: Path, _ledger: Ledger) -> Iterator[Sample]:
     """`cvs`: the three criteria's means over raters, at the pictures that were rated."""
     for split in SPLITS:
         ratings = _ratings(root / split, Ledger())
@@ -79,7 +83,9 @@ def _ratings(folder: Path, ledger: Ledger) -> dict[str, tuple[float, float, floa
         if folder.is_dir():
             ledger.lack("annotation_ds_coco.json", folder.name)
         return {}
-    return {image["file_name"]: tuple(map(float, image["ds"])) for image in read_json(path)["images"] if image.get("ds") is not None}
+    return {
+        image["file_name"]: tuple(map(float, image["ds"])) for image in read_json(path)["images"] if image.get("ds") is not None
+    }
 
 
 def _case(video: int) -> str:

@@ -1,9 +1,9 @@
 """Any folder of videos: the names of folders can be classes and splits.
 
-    ROOT/*.mp4                       one unlabelled clip each
-    ROOT/CLASS/*.mp4                 labels.class = CLASS            (labels="folder")
-    ROOT/train|val|test/…            the first folder is the split when it is called so
-    ROOT/…/FRAMES/000001.png …       a folder that holds pictures is a video; it needs fps=…
+ROOT/*.mp4                       one unlabelled clip each
+ROOT/CLASS/*.mp4                 labels.class = CLASS            (labels="folder")
+ROOT/train|val|test/…            the first folder is the split when it is called so
+ROOT/…/FRAMES/000001.png …       a folder that holds pictures is a video; it needs fps=…
 """
 
 import re
@@ -18,7 +18,15 @@ from surg.data.manifest import Clip
 from surg.errors import ConfigError, DataError
 
 LICENCE = ""
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def read(

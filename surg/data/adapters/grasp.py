@@ -22,7 +22,11 @@ from surg.data.adapters.ledger import Ledger
 from surg.data.manifest import Clip
 
 LICENCE = "GraSP, non-commercial research"
-FOLDS = {"": {"train": "train", "test": "test"}, "1": {"fold2": "train", "fold1": "val"}, "2": {"fold1": "train", "fold2": "val"}}
+FOLDS = {
+    "": {"train": "train", "test": "test"},
+    "1": {"fold2": "train", "fold1": "val"},
+    "2": {"fold1": "train", "fold2": "val"},
+}
 
 
 def read(

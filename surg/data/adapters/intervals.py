@@ -6,7 +6,9 @@ from typing import TypeVar
 L = TypeVar("L", bound=Hashable)
 
 
-def merge_runs(labels: Iterable[tuple[float, L]], step_s: float, max_gap_s: float | None = None) -> Iterator[tuple[float, float, L]]:
+def merge_runs(
+    labels: Iterable[tuple[float, L]], step_s: float, max_gap_s: float | None = None
+) -> Iterator[tuple[float, float, L]]:
     """Merge `(time_s, label)` in order of time into `(start_s, end_s, label)`.
 
     Each label holds for `step_s`, or until the next one when that comes within `max_gap_s` (default 1.5 steps).

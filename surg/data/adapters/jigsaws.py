@@ -96,7 +96,9 @@ def read(
                 )
 
 
-def timeline(root: Path, ledger: Ledger, *, case: Literal["user", "trial"] = "user", arm: Literal["left", "right", "both"] = "right") -> Iterator[Sample]:
+def timeline(
+    root: Path, ledger: Ledger, *, case: Literal["user", "trial"] = "user", arm: Literal["left", "right", "both"] = "right"
+) -> Iterator[Sample]:
     """`state` and `action`, 7 numbers an arm, 30 times a second; both cameras of a trial share them.
 
     An action is the step to the next frame. At a lower rate take the states at the moments seen and
@@ -150,7 +152,9 @@ def _official(root: Path, task: str, scheme: str, experiment: str, balance: str,
     splits: dict[str, str] = {}
     for name, split in (("Train.txt", "train"), ("Test.txt", "test")):
         if not (folder / name).is_file():
-            raise DataError(f"There is no {folder / name}. Is Experimental_setup unpacked, and fold={fold} iteration={iteration} in it?")
+            raise DataError(
+                f"There is no {folder / name}. Is Experimental_setup unpacked, and fold={fold} iteration={iteration} in it?"
+            )
         for _, fields in read_fields(folder / name, r"\s+"):
             for field in fields:
                 splits[field.removesuffix(".txt")] = split

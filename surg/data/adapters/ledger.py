@@ -32,14 +32,18 @@ class Ledger:
     def summary(self) -> str:
         lines = [f"{self.found} found, {len(self.lacks)} missing ({100 * self.missing_share:.1f} %)"]
         lines += [f"  missing: {count} x {kind}" for kind, count in Counter(kind for kind, _ in self.lacks).most_common()]
-        lines += [f"  left out: {count} x {reason}" for reason, count in Counter(reason for reason, _ in self.left_out).most_common()]
+        lines += [
+            f"  left out: {count} x {reason}" for reason, count in Counter(reason for reason, _ in self.left_out).most_common()
+        ]
         return "\n".join(lines)
 
     def check(self, name: str, root: object, max_missing: float) -> None:
         """Raise DataError when nothing was found, or more is missing than allowed."""
         if not self.found:
             hint = f"\nFirst problem: {self.lacks[0][0]}: {self.lacks[0][1]}" if self.lacks else ""
-            raise DataError(f"Nothing of {name} was found under {root}.{hint}\nThe layouts that are read stand in docs/datasets.md.")
+            raise DataError(
+                f"Nothing of {name} was found under {root}.{hint}\nThe layouts that are read stand in docs/datasets.md."
+            )
         if self.missing_share > max_missing:
             examples = "\n".join(f"  {kind}: {what}" for kind, what in self.lacks[:5])
             raise DataError(

@@ -41,7 +41,14 @@ def read(
 
 
 def _from_frames(
-    root: Path, ledger: Ledger, lists: Path, case: str, split: str, frames: list[dict[str, Any]], label: Task, names: dict[int, str]
+    root: Path,
+    ledger: Ledger,
+    lists: Path,
+    case: str,
+    split: str,
+    frames: list[dict[str, Any]],
+    label: Task,
+    names: dict[int, str],
 ) -> Iterator[Clip]:
     found = _video(root, case, lists)
     if found is None:
@@ -62,7 +69,9 @@ def _from_segments(root: Path, ledger: Ledger, lists: Path, table: Path, label: 
         ledger.lack("video or frames", case)
         return
     content = read_json(table)
-    over = [(item["start"] / 1000, item["end"] / 1000) for item in content["phases"] if item["label_id"] in (OUT_OF_BODY, SEVERE)]
+    over = [
+        (item["start"] / 1000, item["end"] / 1000) for item in content["phases"] if item["label_id"] in (OUT_OF_BODY, SEVERE)
+    ]
     for item in sorted(content[f"{label}s"], key=lambda segment: float(segment["start"])):
         if label == "phase" and item["label_id"] in (OUT_OF_BODY, SEVERE):
             continue

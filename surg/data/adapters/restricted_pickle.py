@@ -41,5 +41,15 @@ def read_pickle(path: Path) -> Any:
             f"{path} is not the plain table it should be: it wants to run `{error}` while it loads, and was not read.\n"
             "Download it again from the data set's own page."
         ) from error
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except (
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        UnicodeDecodeError,
+    ) as error:
         raise DataError(f"{path} cannot be read as a pickle: {error}. Download it again.") from error

@@ -70,7 +70,9 @@ def read(
         for start, stop, values in _intervals(table, label, ledger):
             for part, start_s, end_s in _over_parts(start, stop, lengths, ledger, f"{case} {start}"):
                 ledger.find()
-                yield Clip(video=str(parts[part]), start_s=start_s, end_s=end_s, case=case, split=split, labels=values, meta=meta)
+                yield Clip(
+                    video=str(parts[part]), start_s=start_s, end_s=end_s, case=case, split=split, labels=values, meta=meta
+                )
 
 
 def _parts(root: Path) -> dict[str, dict[int, Path]]:
@@ -114,7 +116,11 @@ def _intervals(table: Path, label: str, ledger: Ledger) -> Iterator[tuple[Moment
             else:
                 start = Moment(_part(row["install_case_part"]), _clock(row["install_case_time"]))
                 stop = Moment(_part(row["uninstall_case_part"]), _clock(row["uninstall_case_time"]))
-                name = "endoscope" if CAMERA in (row["groundtruth_toolname"], row["commercial_toolname"]) else row["groundtruth_toolname"]
+                name = (
+                    "endoscope"
+                    if CAMERA in (row["groundtruth_toolname"], row["commercial_toolname"])
+                    else row["groundtruth_toolname"]
+                )
                 values = {"tool": name, "arm": row["arm"]}
         except (KeyError, ValueError) as error:
             ledger.lack("readable row", f"{where}: {error!r}")
@@ -130,7 +136,9 @@ def _intervals(table: Path, label: str, ledger: Ledger) -> Iterator[tuple[Moment
         yield start, stop, dict(values)
 
 
-def _over_parts(start: Moment, stop: Moment, lengths: dict[int, float], ledger: Ledger, where: str) -> Iterator[tuple[int, float, float]]:
+def _over_parts(
+    start: Moment, stop: Moment, lengths: dict[int, float], ledger: Ledger, where: str
+) -> Iterator[tuple[int, float, float]]:
     """The interval's share of every part that it runs through."""
     if (stop.part, stop.time_s) <= (start.part, start.time_s):
         ledger.lack("interval that ends after it starts", where)
