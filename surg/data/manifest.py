@@ -21,7 +21,8 @@ from surg.errors import DataError
 from surg.runs import atomic_file
 
 SCHEMA_VERSION = 1
-BATCH_ROWS = 65_536
+WRITE_ROWS = 65_536
+READ_ROWS = 8_192
 Label = str | float | int
 
 # Numbers are doubles, everything else text: one way to hash, filter and stream all columns.
@@ -95,7 +96,7 @@ class Manifest:
             return Manifest(self.path, split=split, where=lambda _: False)
         return Manifest(self.path, split=split if split is not None else self._split, where=_both(self._where, where))
 
-    def batches(self, columns: list[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: list[str] | None = None, rows: int = READ_ROWS) -> Iterator[pa.RecordBatch]:
         """Rows as Arrow, paths as stored. A `where` filter makes Python objects on the way; a split does not."""
         wanted = columns
         if columns is not None and (self._split is not None or self._where is not None):
@@ -107,7 +108,7 @@ class Manifest:
                 if self._split is not None:
                     batch = batch.filter(pc.equal(batch.column("split"), self._split))
                 if self._where is not None:
-                    keep = [self._where(clip) for clip in self._clips_of(batch)]
+                    keep = [self._where(clip) for clip in self.clips_of(batch)]
                     batch = batch.filter(pa.array(keep, pa.bool_()))
                 if batch.num_rows:
                     yield batch.select(columns) if columns is not None else batch
@@ -115,7 +116,7 @@ class Manifest:
     def clips(self) -> Iterator[Clip]:
         """Every clip, with `video` and `masks` as absolute paths."""
         for batch in self.batches():
-            yield from self._clips_of(batch)
+            yield from self.clips_of(batch)
 
     def __iter__(self) -> Iterator[Clip]:
         return self.clips()
@@ -143,7 +144,7 @@ class Manifest:
                 totals[entry["values"]] = totals.get(entry["values"], 0) + entry["counts"]
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
-    def _clips_of(self, batch: pa.RecordBatch) -> Iterator[Clip]:
+    def clips_of(self, batch: pa.RecordBatch) -> Iterator[Clip]:
         columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
         for video, start_s, end_s, case, split, source, licence, labels, zone, masks, meta in zip(*columns):
             yield Clip(
@@ -188,7 +189,7 @@ def write_manifest(path: Path | str, clips: Iterable[Clip]) -> Manifest:
 
     def batches() -> Iterator[pa.RecordBatch]:
         number = 0
-        while chunk := list(islice(rows, BATCH_ROWS)):
+        while chunk := list(islice(rows, WRITE_ROWS)):
             for offset, clip in enumerate(chunk):
                 _check_clip(clip, number + offset)
             number += len(chunk)

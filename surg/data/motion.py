@@ -60,7 +60,9 @@ class MotionConfig(Config):
 
 def pair_features(flow: Flow, camera: CameraMotion, config: MotionConfig) -> npt.NDArray[np.float64]:
     """23 numbers of one pair of frames; the two histograms are sums and not yet shares.  flow: (H, W, 2)."""
-    step = SAMPLE_STEP if min(flow.shape[:2]) >= 128 else 1  # every second pixel: a quarter of the time, and DIS' finest level is coarser
+    step = (
+        SAMPLE_STEP if min(flow.shape[:2]) >= 128 else 1
+    )  # every second pixel: a quarter of the time, and DIS' finest level is coarser
     height, width = flow.shape[:2]
     sampled = flow[::step, ::step]
     foreground = sampled - camera.flow(height, width, step)
@@ -91,7 +93,9 @@ def summarise(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return vector.astype(np.float32)
 
 
-def clip_features(frames: Iterable[Frames], config: MotionConfig, backend: FlowBackend | None = None) -> npt.NDArray[np.float32]:
+def clip_features(
+    frames: Iterable[Frames], config: MotionConfig, backend: FlowBackend | None = None
+) -> npt.NDArray[np.float32]:
     """The 23-d vector (order: FEATURES) of consecutive frames, each uint8 (H, W, 3) RGB."""
     return summarise(np.array([row for row, _ in _pairs(frames, config, backend)]).reshape(-1, len(FEATURES)))
 
@@ -107,7 +111,13 @@ def describe_clip(clip: Clip, config: MotionConfig) -> dict[str, Any]:
     with one_thread():
         vectors = [row for run in clip_runs(clip, config) for row, _ in _pairs(run, config, backend)]
     vector = summarise(np.array(vectors).reshape(-1, len(FEATURES)))
-    row: dict[str, Any] = {"video": clip.video, "start_s": clip.start_s, "end_s": clip.end_s, "case": clip.case, "split": clip.split}
+    row: dict[str, Any] = {
+        "video": clip.video,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "case": clip.case,
+        "split": clip.split,
+    }
     return row | {"pairs": len(vectors)} | dict(zip(FEATURES, (float(value) for value in vector)))
 
 
@@ -153,9 +163,11 @@ def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:
     if duration_s <= 0:
         raise DataError(f"The clip ends at {clip.end_s} s and starts at {clip.start_s} s; motion needs a stretch of video.")
     stated_fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-    own_fps = probe(clip.video, fps=stated_fps).fps
-    step_s = 1 / min(config.fps, own_fps) if own_fps > 0 else 1 / config.fps
-    count = max(2, int(duration_s / step_s + 1e-6))
+    info = probe(clip.video, fps=stated_fps)
+    step_s = 1 / min(config.fps, info.fps) if info.fps > 0 else 1 / config.fps
+    # Up to the end, but not past the start of the last frame, which would be shown twice.
+    last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
+    count = max(2, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
     if count <= config.frames:
         yield read_frames(clip.video, [clip.start_s + i * step_s for i in range(count)], fps=stated_fps, threads=1)
         return

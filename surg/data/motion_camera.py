@@ -49,7 +49,9 @@ class CameraMotion:
         return np.stack([(a - 1) * x + b * y + tx, c * x + (d - 1) * y + ty], axis=-1)
 
 
-def fit_camera(flow: Flow, gray: Gray, *, threshold_px: float = 1.0, exclude: npt.NDArray[np.bool_] | None = None) -> CameraMotion:
+def fit_camera(
+    flow: Flow, gray: Gray, *, threshold_px: float = 1.0, exclude: npt.NDArray[np.bool_] | None = None
+) -> CameraMotion:
     """Fit the camera's motion to a flow field.  flow: (H, W, 2), gray: the earlier frame (H, W).
 
     Only textured points vote: flow on a blank wall, on the black around an endoscope's round picture or on a blown-out highlight is
@@ -65,7 +67,9 @@ def fit_camera(flow: Flow, gray: Gray, *, threshold_px: float = 1.0, exclude: np
     if len(points) < MIN_POINTS:
         return CameraMotion(np.eye(2, 3), centre, 0.0)
     moved = points + flow[ys[usable], xs[usable]]
-    matrix, inliers = cv2.estimateAffinePartial2D(points, moved, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=500, confidence=0.99)
+    matrix, inliers = cv2.estimateAffinePartial2D(
+        points, moved, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=500, confidence=0.99
+    )
     if matrix is None or inliers.sum() < MIN_POINTS // 2:
         return CameraMotion(np.eye(2, 3), centre, 0.0)
     kept = inliers.ravel().astype(bool)
@@ -95,7 +99,9 @@ def textured(gray: Gray) -> npt.NDArray[np.bool_]:
 def _inside(gray: Gray) -> npt.NDArray[np.bool_]:
     """Without the black border and its edge: that edge is the lens', it stands still however the camera moves."""
     dark = (gray < 12).astype(np.uint8)
-    near: npt.NDArray[np.uint8] = cv2.dilate(cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.ones((17, 17), np.uint8))
+    near: npt.NDArray[np.uint8] = cv2.dilate(
+        cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.ones((17, 17), np.uint8)
+    )
     return near == 0
 
 

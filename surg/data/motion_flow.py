@@ -32,7 +32,9 @@ def flow_backend(name: FlowName, weights: Path | None = None) -> FlowBackend:
             )
         return RaftFlow(large=name == "raft-large", weights=weights)
     if weights is not None:
-        raise ConfigError(f"Flow `{name}` takes no weights, but {weights} was given. Use --flow raft-small or raft-large with it.")
+        raise ConfigError(
+            f"Flow `{name}` takes no weights, but {weights} was given. Use --flow raft-small or raft-large with it."
+        )
     return DisFlow(fine=name == "dis-fine")
 
 
@@ -59,7 +61,9 @@ class DisFlow:
         second = to_gray(later)
         self._last = (later, second)  # the next pair usually starts with this frame
         if min(first.shape) < 16:
-            raise DataError(f"Frames of {first.shape[1]} x {first.shape[0]} pixels are too small for optical flow; at least 16 x 16 is needed.")
+            raise DataError(
+                f"Frames of {first.shape[1]} x {first.shape[0]} pixels are too small for optical flow; at least 16 x 16 is needed."
+            )
         flow: Flow = self._dis.calc(first, second, None)
         return flow
 
