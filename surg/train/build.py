@@ -120,7 +120,14 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
         heads["mask_aux"] = MaskHead(width, shape.patch_size, shape.tubelet_size)
     levels = len(getattr(shape, "levels", ())) or 1
     trainee = Trainee(
-        start.encoder, start.predictor, heads, config.loss, spec, patch=shape.patch_size, tubelet=shape.tubelet_size, levels=levels
+        start.encoder,
+        start.predictor,
+        heads,
+        config.loss,
+        spec,
+        patch=shape.patch_size,
+        tubelet=shape.tubelet_size,
+        levels=levels,
     )
     for module in (trainee.encoder, trainee.predictor):
         if module is not None and hasattr(module, "gradient_checkpointing"):
