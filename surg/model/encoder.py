@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return self.layers(clip, (self.config.depth - 1,), keep)[0]
 
     def levels(self, clip: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens of several depths side by side, (B, N, levels * D): 2.1's own levels, or four spread evenly over the blocks."""
+        """Tokens of several depths side by side, (B, N, levels * D): 2.1's levels, or four spread evenly over the blocks."""
         return torch.cat(self.layers(clip, self.level_blocks, keep), -1)
 
     @property

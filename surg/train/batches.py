@@ -154,13 +154,17 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
     if vary and reading.data.augment.photometric:
         frames = _photometric(frames, random, reading.data.augment)
+    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip)
+    backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
+    if vary and backwards in reading.classes and random.random() < 0.5:
+        frames, action, motion = frames[::-1], reading.classes.index(backwards), np.full_like(motion, np.nan)
     row: dict[str, npt.NDArray[Any]] = {
         "frames": np.ascontiguousarray(frames),
         "zone": np.ascontiguousarray(occupancy, np.float32),
-        "action": np.array(_class_of(clip, source, reading.classes), np.int64),
+        "action": np.array(action, np.int64),
         "breach": breach_targets(clip, time_s, reading.horizons_s),
         "place": np.ascontiguousarray(place, np.float32),
-        "motion": _motion_of(clip),
+        "motion": motion,
     }
     if reading.second_view:
         other = np.random.default_rng((*draw.seed, 2))

@@ -112,6 +112,8 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
     if "sterility" in tasks:
         fresh = SterilityHead(width, depth=config.model.head_depth, horizons_s=config.model.horizons_s)
         heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
+    if "flow" in tasks:
+        heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
     if "order" in tasks:
         heads["order"] = OrderHead(width)
     if "contrast" in tasks:
@@ -120,7 +122,14 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
         heads["mask_aux"] = MaskHead(width, shape.patch_size, shape.tubelet_size)
     levels = len(getattr(shape, "levels", ())) or 1
     trainee = Trainee(
-        start.encoder, start.predictor, heads, config.loss, spec, patch=shape.patch_size, tubelet=shape.tubelet_size, levels=levels
+        start.encoder,
+        start.predictor,
+        heads,
+        config.loss,
+        spec,
+        patch=shape.patch_size,
+        tubelet=shape.tubelet_size,
+        levels=levels,
     )
     for module in (trainee.encoder, trainee.predictor):
         if module is not None and hasattr(module, "gradient_checkpointing"):

@@ -9,7 +9,7 @@ from surg.config import Config
 from surg.train.optim import OptimConfig
 from surg.train.schedules import ScheduleConfig
 
-Task = Literal["jepa", "action", "sterility", "motion_aux", "order", "contrast", "mask_aux", "world"]
+Task = Literal["jepa", "action", "sterility", "motion_aux", "flow", "order", "contrast", "mask_aux", "world"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # The names that the project uses everywhere for the motion of tissue; see surg.data.synth and surg.data.motion.
@@ -35,6 +35,8 @@ class SourceConfig(Config):
     """Name of the label that the action head learns."""
     flip: float | None = Field(None, ge=0, le=1)
     """Chance of a horizontal flip for this source; `augment.flip` when not set."""
+    reverse: dict[str, str] = Field(default_factory=dict)
+    """Label -> label of the same clip played backwards; half of such clips are then shown backwards."""
     replay: bool = False
     """Clips of old data: shown as they are, and held to the starting encoder's features when `weights.clear` is above 0."""
     limit: int | None = Field(None, gt=0)
@@ -145,6 +147,8 @@ class LossWeights(Config):
     """2.1's loss on visible tokens (0.5 there)."""
     motion_aux: float = 0.1
     """Motion class and 23 motion features from pooled tokens."""
+    flow: float = 0.5
+    """Optical flow of every token by a linear layer: dense teaching of motion that needs no label."""
     action: float = 1.0
     """Motion class by the attentive classifier."""
     sterility: float = 1.0

@@ -119,7 +119,7 @@ def train(
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
         config.data.num_frames, second_view=any("contrast" in source.config.tasks for source in sources.values()),
-        with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0,
+        with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0 or any("flow" in s.config.tasks for s in sources.values()),
         features=start.encoder.config.embed_dim if config.loss.weights.clear else 0,  # type: ignore[union-attr]
     )  # fmt: skip
     sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)

@@ -129,28 +129,53 @@ class Trainee(nn.Module):
     def _supervised(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
         weights, tasks = self.config.weights, batch.tasks
         wanted = {
-            "action": weights.action and "action" in self.heads,
-            "motion_aux": weights.motion_aux and "motion_aux" in self.heads,
-            "sterility": (weights.sterility or weights.breach_map) and "sterility" in self.heads,
+            "action": weights.action,
+            "motion_aux": weights.motion_aux,
+            "flow": weights.flow,
+            "sterility": weights.sterility or weights.breach_map,
         }
-        on = {
-            name: tasks[name] for name, is_wanted in wanted.items() if is_wanted and name in tasks and bool(tasks[name].any())
-        }
-        pooled_rows = _any(on, ("action", "motion_aux"))
-        # The breach map asks for every token; classes can be told from some of them.
-        dense_rows = on.get("sterility")
-        whole = self.config.keep >= 1.0 or not self.training
-        if dense_rows is not None and whole and pooled_rows is not None:
-            together = dense_rows | pooled_rows
-            tokens = self.encode(clip[together])
-            self._classes(tokens[pooled_rows[together]], batch, pooled_rows, on, out, scale)
-            self._sterility(tokens[dense_rows[together]], clip, batch, dense_rows, out, scale)
+        on = {name: tasks[name] for name, weight in wanted.items() if weight and name in self.heads and name in tasks}
+        # The breach map asks for every token; classes can be told from some of them, in a fraction of the time.
+        dense, asked = on.get("sterility"), _any(on, tuple(on))
+        if asked is None:
             return
-        if pooled_rows is not None:
-            keep = None if whole else self._random_tokens(clip[pooled_rows])
-            self._classes(self.encode(clip[pooled_rows], keep), batch, pooled_rows, on, out, scale)
-        if dense_rows is not None:
-            self._sterility(self.encode(clip[dense_rows]), clip, batch, dense_rows, out, scale)
+        dense = torch.zeros_like(asked) if dense is None else dense
+        thin = self.training and self.config.keep < 1.0
+        groups = [(dense, False), (asked & ~dense, True)] if thin else [(asked, False)]
+        for rows, is_thin in groups:
+            if not bool(rows.any()):
+                continue
+            keep = self._random_tokens(clip[rows]) if is_thin else None
+            tokens = self.encode(clip[rows], keep)
+            for name, members in on.items():
+                inside = members[rows]
+                if bool(inside.any()):
+                    both = members & rows
+                    losses_of = self._head_losses(
+                        name, tokens[inside], batch, both, self.grid(clip), None if keep is None else keep[inside]
+                    )
+                    for loss, value in losses_of.items():
+                        out[loss] = out.get(loss, 0.0) + value * scale(name, both)
+
+    def _head_losses(
+        self, name: str, tokens: Tensor, batch: Batch, rows: Tensor, grid: Grid, keep: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Losses of one head on the tokens of its clips `rows`; `keep` are the ids of the tokens where not all are there."""
+        head = self.heads[name]
+        if name == "action":
+            smoothing = self.config.label_smoothing if self.training else 0.0
+            return {"action": F.cross_entropy(head(tokens).float(), batch.action[rows], label_smoothing=smoothing)}
+        if name == "motion_aux":
+            return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows])}
+        if name == "flow":
+            assert batch.flow is not None
+            flow = batch.flow[rows].flatten(1, 3)
+            return {"flow": F.smooth_l1_loss(head(tokens).float(), flow if keep is None else _take(flow, keep), beta=0.1)}
+        logits, place = head(tokens, grid, batch.zone[rows])
+        found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}
+        if self.config.weights.breach_map:
+            found["breach_map"] = losses.dense(place.float().flatten(1), batch.place[rows].flatten(1))
+        return found
 
     @torch.no_grad()
     def answers(self, batch: Batch) -> dict[str, Tensor]:
@@ -179,45 +204,6 @@ class Trainee(nn.Module):
         count = max(1, round(t * h * w * self.config.keep))
         scores = torch.rand(len(clip), t * h * w, device=clip.device)
         return scores.topk(count, dim=1).indices.sort(dim=1).values
-
-    def _classes(
-        self,
-        tokens: Tensor,
-        batch: Batch,
-        rows: Tensor,
-        on: dict[str, Tensor],
-        out: dict[str, Tensor],
-        scale: Callable[[str, Tensor], float],
-    ) -> None:
-        if "action" in on:
-            inside = on["action"][rows]
-            logits = self.heads["action"](tokens[inside]).float()
-            target = batch.action[on["action"]]
-            out["action"] = F.cross_entropy(
-                logits, target, label_smoothing=self.config.label_smoothing if self.training else 0.0
-            )
-            out["action"] = out["action"] * scale("action", on["action"])
-        if "motion_aux" in on:
-            inside = on["motion_aux"][rows]
-            value = motion_aux_loss(
-                self.heads["motion_aux"](tokens[inside]), batch.action[on["motion_aux"]], batch.motion[on["motion_aux"]]
-            )
-            out["motion_aux"] = value * scale("motion_aux", on["motion_aux"])
-
-    def _sterility(
-        self,
-        tokens: Tensor,
-        clip: Tensor,
-        batch: Batch,
-        rows: Tensor,
-        out: dict[str, Tensor],
-        scale: Callable[[str, Tensor], float],
-    ) -> None:
-        logits, place = self.heads["sterility"](tokens, self.grid(clip), batch.zone[rows])
-        share = scale("sterility", rows)
-        out["sterility"] = breach_loss(logits.float(), batch.breach[rows], self.config) * share
-        if self.config.weights.breach_map:
-            out["breach_map"] = losses.dense(place.float().flatten(1), batch.place[rows].flatten(1)) * share
 
     def _pairs(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
         """Stage 1: the halves of a clip give the temporal order, a second view the contrast."""
