@@ -189,7 +189,9 @@ class LossConfig(Config):
     positive_share: float | None = Field(0.5, gt=0, lt=1)
     """Share of windows of a zone source that are drawn near or in a breach; null draws as they come."""
     keep: float = Field(1.0, gt=0, le=1)
-    """Share of tokens that supervised losses see while training: 0.5 is twice as fast and regularises."""
+    """Share of tokens that supervised losses see while training: 0.5 is more than twice as fast and regularises."""
+    keep_dense: float = Field(1.0, gt=0, le=1)
+    """The same for clips with a breach map. A breach is a few tokens: fewer tokens are faster and miss some."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Of the action loss."""
     context_ramp: tuple[int, int] = (15_000, 30_000)
@@ -279,6 +281,8 @@ class TrainConfig(Config):
     """Batches of a validation."""
     log_every: int = Field(10, gt=0)
     """Steps between log lines."""
+    choose_by: Literal["loss", "score"] = "loss"
+    """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 

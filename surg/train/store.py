@@ -106,7 +106,8 @@ def _identity(clip: Clip) -> list[object]:
 
 
 def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path, workers: int) -> None:
-    counts = [max(int((clip.end_s - clip.start_s) * spec.fps + 1e-6), 1) for clip in clips]
+    # Both ends count: a clip from 0 to 1.875 s at 8 frames/s has 16 frames.
+    counts = [int((clip.end_s - clip.start_s) * spec.fps + 1e-6) + 1 for clip in clips]
     total = sum(counts)
     size_mb = total * spec.size**2 * 3 / 2**20
     logger.info(
