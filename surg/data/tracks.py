@@ -11,7 +11,7 @@ from pydantic import Field
 
 from surg.config import Config
 from surg.data.motion_camera import CameraMotion
-from surg.data.segment.masks import Ids, Segmentation
+from surg.data.segment.masks import Ids, Mask, Segmentation
 
 Matrix = npt.NDArray[np.float64]
 
@@ -42,6 +42,8 @@ class Track:
     boxes: tuple[tuple[float, float, float, float], ...]
     """x0, y0, x1, y1 in pixels on each of them; the outer 1 % of the pixels left out."""
     centres: tuple[tuple[float, float], ...]
+    tips: tuple[tuple[float, float], ...]
+    """The end farthest from where it enters the picture; the centre when it enters nowhere."""
     score: float = 1.0
     agent_from: int | None = None
     """Index of the frame at which it begins to move by itself; None: layout throughout."""
@@ -63,7 +65,7 @@ class Tracks:
     times_s: npt.NDArray[np.float64]
     items: tuple[Track, ...]
 
-    def agents(self) -> npt.NDArray[np.bool_]:
+    def agents(self) -> Mask:
         """(T, H, W): pixels of things that are agents at that time."""
         return agent_mask(self.ids, self.items)
 
@@ -82,7 +84,7 @@ class Tracks:
         return cls(saved.ids, saved.times_s, items)
 
 
-def agent_mask(ids: Ids, tracks: Sequence[Track], frames: Sequence[int] | None = None) -> npt.NDArray[np.bool_]:
+def agent_mask(ids: Ids, tracks: Sequence[Track], frames: Sequence[int] | None = None) -> Mask:
     """Pixels of agents.  ids: (T, H, W); `frames` are the track-time indices of the pictures in `ids` if they are not 0..T-1."""
     mask = np.zeros(ids.shape, bool)
     for position, index in enumerate(frames if frames is not None else range(len(ids))):
@@ -93,14 +95,19 @@ def agent_mask(ids: Ids, tracks: Sequence[Track], frames: Sequence[int] | None =
 
 
 def link(
-    anchors: Segmentation | Iterable[Segmentation], config: TrackConfig, cameras: Sequence[CameraMotion] | None = None
+    anchors: Segmentation | Iterable[Segmentation],
+    config: TrackConfig,
+    cameras: Sequence[CameraMotion] | None = None,
+    visible: Mask | None = None,
 ) -> Tracks:
     """Link instances into tracks, across frames and across the anchors (chunks) a long video was segmented in.
 
     Anchors follow each other in time and have one picture size. cameras[i] is the camera's motion from frame i to i + 1 of all of them.
+    `visible` (H, W) is the picture without the black around an endoscope's: where things enter.
     """
     parts = [anchors] if isinstance(anchors, Segmentation) else list(anchors)
-    linker = _Linker(config)
+    shape = parts[0].ids.shape[1:]
+    linker = _Linker(config, border_distance(np.ones(shape, bool) if visible is None else visible))
     for number, part in enumerate(parts):
         for frame in part.ids:
             step = cameras[linker.index - 1].matrix if cameras is not None and 0 < linker.index <= len(cameras) else None
@@ -115,18 +122,20 @@ class _Open:
 
     id: int
     name: str
-    mask: npt.NDArray[np.bool_]
+    mask: Mask
     last: int
     step: tuple[float, float] = (0.0, 0.0)
     frames: list[int] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     centres: list[tuple[float, float]] = field(default_factory=list)
+    tips: list[tuple[float, float]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
 
 
 class _Linker:
-    def __init__(self, config: TrackConfig) -> None:
+    def __init__(self, config: TrackConfig, border: npt.NDArray[np.float32]) -> None:
         self.config = config
+        self.border = border
         self.index = 0
         self.tracks: list[_Open] = []
         self.pictures: list[Ids] = []
@@ -156,9 +165,7 @@ class _Linker:
         self.pictures.append(picture)
         self.index += 1
 
-    def _match(
-        self, masks: dict[int, npt.NDArray[np.bool_]], alive: list[_Open], part: Segmentation, assigned: dict[int, _Open]
-    ) -> None:
+    def _match(self, masks: dict[int, Mask], alive: list[_Open], part: Segmentation, assigned: dict[int, _Open]) -> None:
         """Greedy: the pair with the largest overlap first."""
         taken = {track.id for track in assigned.values()}
         pairs = []
@@ -179,7 +186,7 @@ class _Linker:
                 assigned[value] = track
                 taken.add(track.id)
 
-    def _extend(self, track: _Open, mask: npt.NDArray[np.bool_], score: float, camera: Matrix | None) -> None:
+    def _extend(self, track: _Open, mask: Mask, score: float, camera: Matrix | None) -> None:
         box, centre = extent(mask)
         if track.frames:
             x, y = track.centres[-1]
@@ -191,6 +198,7 @@ class _Linker:
         track.frames.append(self.index)
         track.boxes.append(box)
         track.centres.append(centre)
+        track.tips.append(tip_of(mask, self.border) or centre)
         track.scores.append(score)
 
     def finish(self, times_s: npt.NDArray[np.float64], cameras: Sequence[CameraMotion] | None) -> Tracks:
@@ -200,7 +208,9 @@ class _Linker:
         stand = still_frame(cameras, self.index)
         items = []
         for number, track in enumerate(kept, start=1):
-            agent_from, moved = when_it_moves(track.frames, track.boxes, track.centres, stand, (height, width), self.config)
+            agent_from, moved = when_it_moves(
+                track.frames, track.boxes, track.centres, track.tips, stand, (height, width), self.config
+            )
             items.append(
                 Track(
                     number,
@@ -208,6 +218,7 @@ class _Linker:
                     tuple(track.frames),
                     tuple(track.boxes),
                     tuple(track.centres),
+                    tuple(track.tips),
                     float(np.mean(track.scores)),
                     agent_from,
                     moved,
@@ -235,51 +246,68 @@ def when_it_moves(
     frames: Sequence[int],
     boxes: Sequence[tuple[float, float, float, float]],
     centres: Sequence[tuple[float, float]],
+    tips: Sequence[tuple[float, float]],
     stand: Sequence[Matrix],
     shape: tuple[int, int],
     config: TrackConfig,
 ) -> tuple[int | None, float]:
     """(frame from which a thing moves by itself or None, largest distance moved in picture widths).
 
-    A shaft that enters from the border, or an arm that reaches out of a standing body, moves its mask's centre by half its own way or
-    less: so the sides of the box count too, except where the picture cuts them off.
+    A shaft that slides in from the border, or an arm that reaches out of a standing body, moves its mask's centre by half its own way or
+    less: so the tip counts too, and each side of the box that the picture never cuts off.
     """
-    height, width = shape
-    points = []
-    for index, (x0, y0, x1, y1), centre in zip(frames, boxes, centres):
-        free = (x0 > 2, y0 > 2, x1 < width - 3, y1 < height - 3)
-        corners = np.array([centre, (x0, centre[1]), (centre[0], y0), (x1, centre[1]), (centre[0], y1)])
-        moved = corners @ stand[index][:, :2].T + stand[index][:, 2]
-        # A side the picture cuts off says nothing: nan.
-        points.append(np.where(np.array([True, *free])[:, None], moved, np.nan))
-    path = np.array(points)
-    if len(path) < config.move_frames:
+    if len(frames) < config.move_frames:
         return None, 0.0
-    start = path[: max(1, min(3, len(path) // 4))]
-    seen = ~np.isnan(start).all(axis=0)
-    origin = np.where(seen, np.nanmedian(np.where(seen, start, 0.0), axis=0), np.nan)
-    offset = path - origin
-    # A side tells its own axis alone; the centre both.
-    offset[:, [1, 3], 1] = 0.0
-    offset[:, [2, 4], 0] = 0.0
-    distance = np.nan_to_num(np.linalg.norm(offset, axis=2), nan=0.0).max(axis=1) / width
-    steady = _held(distance, config.move_frames)
-    far = float(steady.max(initial=0.0))
+    height, width = shape
+    x0, y0, x1, y1 = np.array(boxes, np.float64).T
+    x, y = np.array(centres, np.float64).T
+    margin_x, margin_y = 0.03 * width, 0.03 * height
+    still = [stand[index] for index in frames]
+
+    def way(xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Offset from the start (n, 2), camera taken off, single-frame jumps smoothed away."""
+        path = np.array([matrix @ (px, py, 1.0) for matrix, px, py in zip(still, xs, ys)])
+        wide = np.pad(path, ((1, 1), (0, 0)), mode="edge")
+        path = np.median(np.stack([wide[:-2], wide[1:-1], wide[2:]]), axis=0)
+        return path - path[0]
+
+    distances = [np.linalg.norm(way(x, y), axis=1), np.linalg.norm(way(*np.array(tips, np.float64).T), axis=1)]
+    # A side tells its own axis alone.
+    distances += [np.abs(way(side, y)[:, 0]) for side in (x0, x1) if side.min() > margin_x and side.max() < width - margin_x]
+    distances += [np.abs(way(x, side)[:, 1]) for side in (y0, y1) if side.min() > margin_y and side.max() < height - margin_y]
+    paths = np.array(distances) / width
+    steady = np.lib.stride_tricks.sliding_window_view(paths, config.move_frames, axis=1).min(axis=2).max(axis=0)
+    far = float(steady.max())
     if far < config.min_move:
         return None, far
     crossed = int(np.argmax(steady >= config.min_move))
-    rest = np.flatnonzero(distance[: crossed + 1] < 0.25 * config.min_move)
+    rest = np.flatnonzero(paths.max(axis=0)[: crossed + 1] < 0.25 * config.min_move)
     return int(frames[rest[-1] if len(rest) else 0]), far
 
 
-def _held(distance: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
-    """The distance that is kept for at least `count` frames from each one on."""
-    windows = np.lib.stride_tricks.sliding_window_view(distance, count)
-    held: npt.NDArray[np.float64] = windows.min(axis=1)
-    return held
+def border_distance(visible: Mask) -> npt.NDArray[np.float32]:
+    """Pixels from each visible pixel to where the picture ends."""
+    padded = np.pad(visible, 1).astype(np.uint8)
+    distance: npt.NDArray[np.float32] = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return distance
 
 
-def extent(mask: npt.NDArray[np.bool_]) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
+def tip_of(mask: Mask, border: npt.NDArray[np.float32]) -> tuple[float, float] | None:
+    """The mean of the tenth of a mask that is farthest from where it enters the picture; None when it is free all around.
+
+    A tenth: both jaws of an open grasper count, and one wrong pixel does not.
+    """
+    ys, xs = np.nonzero(mask)
+    near = border[ys, xs]
+    if not len(ys) or near.min() > 0.05 * mask.shape[0]:
+        return None
+    entry = np.argsort(near, kind="stable")[: max(5, len(near) // 30)]
+    reach = np.hypot(xs - xs[entry].mean(), ys - ys[entry].mean())
+    far = reach >= np.quantile(reach, 0.9)
+    return float(xs[far].mean()), float(ys[far].mean())
+
+
+def extent(mask: Mask) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
     """Box (without the outer 1 % of the pixels on each side, so that one stray pixel does not move it) and centre of a mask."""
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     total = max(1, int(columns.sum()))
@@ -293,22 +321,23 @@ def extent(mask: npt.NDArray[np.bool_]) -> tuple[tuple[float, float, float, floa
     return (x0, y0, x1, y1), centre
 
 
-def _iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+def _iou(one: Mask, other: Mask) -> float:
     both = int(np.count_nonzero(one & other))
     return both / max(1, int(np.count_nonzero(one)) + int(np.count_nonzero(other)) - both)
 
 
-def _warp(mask: npt.NDArray[np.bool_], matrix: Matrix) -> npt.NDArray[np.bool_]:
+def _warp(mask: Mask, matrix: Matrix) -> Mask:
     size = (mask.shape[1], mask.shape[0])
     moved: npt.NDArray[np.uint8] = cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
     return moved.astype(bool)
 
 
-def _shift(mask: npt.NDArray[np.bool_], step: tuple[float, float], frames: int) -> npt.NDArray[np.bool_]:
+def _shift(mask: Mask, step: tuple[float, float], frames: int) -> Mask:
     return _warp(mask, np.array([[1, 0, step[0] * frames], [0, 1, step[1] * frames]]))
 
 
 def _track_from(values: Mapping[str, Any]) -> Track:
     boxes = tuple(tuple(box) for box in values["boxes"])
     centres = tuple(tuple(centre) for centre in values["centres"])
-    return Track(**{**values, "frames": tuple(values["frames"]), "boxes": boxes, "centres": centres})
+    tips = tuple(tuple(tip) for tip in values["tips"])
+    return Track(**{**values, "frames": tuple(values["frames"]), "boxes": boxes, "centres": centres, "tips": tips})

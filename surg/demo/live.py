@@ -155,7 +155,7 @@ class Stream:
                     int(frame.width * scale) // 2 * 2, int(frame.height * scale) // 2 * 2, "rgb24"
                 ).to_ndarray()
                 with self._lock:
-                    self._newest = (time.monotonic(), picture)
+                    self._newest = (time.monotonic(), np.asarray(picture, np.uint8))
         except av.error.FFmpegError:
             # A broken connection ends the stream; `frames` then ends too, and the page says so.
             return

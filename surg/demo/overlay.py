@@ -63,15 +63,14 @@ def annotate(frame: Frame, analysis: Analysis, time_s: float, *, width: int | No
     """One frame with all that is known at `time_s`: from the last window that ended by then, never from a later one."""
     before = [index for index, window in enumerate(analysis.windows) if window.end_s <= time_s + 1e-6]
     window = analysis.windows[before[-1]] if before else None
-    out = frame
+    out: Frame = frame
     if window is not None and window.breach_map.size:
         out = draw_heat(out, window.breach_map[-1], window.box)
     out = draw_zone(out, analysis.zone)
     if width is not None and out.shape[1] > width:
         # H.264 wants even sides.
-        out = cv2.resize(
-            out, (width // 2 * 2, round(out.shape[0] * width / out.shape[1] / 2) * 2), interpolation=cv2.INTER_AREA
-        )
+        size = (width // 2 * 2, round(out.shape[0] * width / out.shape[1] / 2) * 2)
+        out = np.asarray(cv2.resize(out, size, interpolation=cv2.INTER_AREA), np.uint8)
     out = np.ascontiguousarray(out[: out.shape[0] // 2 * 2, : out.shape[1] // 2 * 2])
     if window is not None:
         words = [window.action] if window.action else []

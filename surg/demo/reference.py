@@ -54,7 +54,7 @@ class Reference:
             return []
         # Centred first: raw embeddings share one large direction and would all be 0.99 alike.
         centre = self._unit.mean(0)
-        similarity = _unit(self._unit - centre) @ _unit((_unit(embedding[None]) - centre))[0]
+        similarity = _unit(self._unit - centre) @ _unit(_unit(embedding[None]) - centre)[0]
         best = np.argsort(-similarity)[:count]
         return [Neighbour(self._captions[i], float(similarity[i]), self._pictures[i]) for i in best]
 

@@ -41,7 +41,8 @@ def case_sums(values: npt.ArrayLike, cases: npt.ArrayLike) -> tuple[Floats, Floa
     """
     rows = np.atleast_2d(np.asarray(values, np.float64)).mean(axis=0)
     names, index = np.unique(np.asarray(cases), return_inverse=True)
-    return np.bincount(index, rows, len(names)), np.bincount(index, minlength=len(names)).astype(np.float64)
+    sums = np.bincount(index, rows, len(names)).astype(np.float64)
+    return sums, np.bincount(index, minlength=len(names)).astype(np.float64)
 
 
 def ratio_of_sums(sums: npt.ArrayLike, counts: npt.ArrayLike) -> Statistic:
@@ -50,7 +51,8 @@ def ratio_of_sums(sums: npt.ArrayLike, counts: npt.ArrayLike) -> Statistic:
 
     def statistic(weights: Floats) -> Floats:
         below = weights @ bottom
-        return np.divide(weights @ top, below, out=np.full(len(weights), np.nan), where=below > 0)
+        shares: Floats = np.divide(weights @ top, below, out=np.full(len(weights), np.nan), where=below > 0)
+        return shares
 
     return statistic
 

@@ -13,7 +13,8 @@ def normalise(features: npt.ArrayLike) -> Floats:
     """Rows scaled to length 1; a row of zeros stays zero.  features: (N, D)."""
     rows = np.asarray(features, np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return unit
 
 
 def nearest(
@@ -72,7 +73,8 @@ def knn_probabilities(
     votes = np.zeros((len(indices), classes))
     np.add.at(votes, (np.arange(len(indices))[:, None], voted), weights)
     total = votes.sum(axis=1, keepdims=True)
-    return np.divide(votes, total, out=np.full_like(votes, 1 / classes), where=total > 0)
+    shares: npt.NDArray[np.float64] = np.divide(votes, total, out=np.full_like(votes, 1 / classes), where=total > 0)
+    return shares
 
 
 def knn_top1(bank: npt.ArrayLike, labels: npt.ArrayLike, queries: npt.ArrayLike, truth: npt.ArrayLike, *, k: int = 20) -> float:

@@ -37,7 +37,8 @@ def average_precision_at_k(relevant: Bools, pool: npt.NDArray[np.int64]) -> Floa
     ranks = np.arange(1, relevant.shape[1] + 1)
     gained = (np.cumsum(relevant, axis=1) / ranks * relevant).sum(axis=1)
     best = np.minimum(relevant.shape[1], pool)
-    return np.divide(gained, best, out=np.full(len(gained), np.nan), where=best > 0)
+    shares: Floats = np.divide(gained, best, out=np.full(len(gained), np.nan), where=best > 0)
+    return shares
 
 
 def ndcg_at_k(relevant: Bools, pool: npt.NDArray[np.int64]) -> Floats:
@@ -45,7 +46,8 @@ def ndcg_at_k(relevant: Bools, pool: npt.NDArray[np.int64]) -> Floats:
     discount = 1 / np.log2(np.arange(2, relevant.shape[1] + 2))
     gained = (relevant * discount).sum(axis=1)
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(pool, relevant.shape[1])]
-    return np.divide(gained, ideal, out=np.full(len(gained), np.nan), where=ideal > 0)
+    shares: Floats = np.divide(gained, ideal, out=np.full(len(gained), np.nan), where=ideal > 0)
+    return shares
 
 
 def cycle_at_k(indices: npt.NDArray[np.int64]) -> Floats:
@@ -59,7 +61,8 @@ def overlap_at_k(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) ->
     """Share of neighbours that two rankings of the same queries have in common, |A and B| / k per query.  (Q, k) each."""
     shared = (first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]
     filled = np.maximum((first >= 0).sum(axis=1), (second >= 0).sum(axis=1))
-    return np.divide(shared.any(axis=2).sum(axis=1), filled, out=np.full(len(first), np.nan), where=filled > 0)
+    shares: Floats = np.divide(shared.any(axis=2).sum(axis=1), filled, out=np.full(len(first), np.nan), where=filled > 0)
+    return shares
 
 
 def pool_sizes(

@@ -217,7 +217,8 @@ def train(
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
                 if main:
                     reporter.write("val", step, scores)
-                    is_best = scores["loss"] < best
+                    judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
+                    is_best = judged < best
                     logger.info(
                         "validation at step %d: %s%s",
                         step,
@@ -225,7 +226,7 @@ def train(
                         "  saved best" if is_best else "",
                     )
                     if is_best:
-                        best = scores["loss"]
+                        best = judged
                         bundles.save("best", trainee, teacher, step, scores)
             if main and (step % config.save_every == 0 or stop or step == steps):
                 bundles.save("last", trainee, teacher, step, {"loss": total})

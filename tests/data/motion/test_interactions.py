@@ -58,7 +58,7 @@ def test_tissue_that_moves_with_the_tool_is_touched():
         flow[mask] = (4, 0)
         still.append(flow)
         flow = flow.copy()
-        ys, xs = np.nonzero(mask)
+        _, xs = np.nonzero(mask)
         flow[:, xs.max() + 1 : xs.max() + 16] = (2, 0)
         dragged.append(flow)
     assert {item.kind for item in find_interactions(tracks, CONFIG, flows=dragged)} == {"tissue_contact"}

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from surg.data.motion_camera import CameraMotion
-from surg.data.segment.masks import Segmentation, paint, resize_ids
-from surg.data.segment.masks import Found
+from surg.data.segment.masks import Found, Segmentation, paint, resize_ids
 from surg.data.tracks import TrackConfig, Tracks, link
 from surg.errors import DataError
 from tests.data.motion.scenes import moves, rests, scene
@@ -84,10 +83,10 @@ def test_what_the_camera_moves_is_layout_and_what_follows_the_camera_is_an_agent
     assert [track.is_agent for track in tracks.items] == [False, True]
 
 
-def test_a_jump_of_one_frame_makes_no_agent():
-    jumping = scene({1: lambda index: (95, 60) if index == 8 else (80, 60)})
+def test_a_short_jump_makes_no_agent():
+    jumping = scene({1: lambda index: (95, 60) if index in (8, 9) else (80, 60)})
     assert not link(jumping, CONFIG).items[0].is_agent
-    assert link(jumping, TrackConfig(move_frames=1)).items[0].is_agent
+    assert link(jumping, TrackConfig(move_frames=2)).items[0].is_agent
 
 
 def test_a_shaft_that_slides_in_from_the_border_is_judged_by_its_tip():
