@@ -163,9 +163,11 @@ def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:
     if duration_s <= 0:
         raise DataError(f"The clip ends at {clip.end_s} s and starts at {clip.start_s} s; motion needs a stretch of video.")
     stated_fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-    own_fps = probe(clip.video, fps=stated_fps).fps
-    step_s = 1 / min(config.fps, own_fps) if own_fps > 0 else 1 / config.fps
-    count = max(2, int(duration_s / step_s + 1e-6))
+    info = probe(clip.video, fps=stated_fps)
+    step_s = 1 / min(config.fps, info.fps) if info.fps > 0 else 1 / config.fps
+    # Up to the end, but not past the start of the last frame, which would be shown twice.
+    last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
+    count = max(2, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
     if count <= config.frames:
         yield read_frames(clip.video, [clip.start_s + i * step_s for i in range(count)], fps=stated_fps, threads=1)
         return

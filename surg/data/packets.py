@@ -8,7 +8,9 @@ strange everything is decoded: slower, and the same frames.
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from typing import Any
 
 import av.error
@@ -21,55 +23,99 @@ LOOK_AHEAD = 40
 SKIPPING = frozenset({"h264", "hevc"})
 # One damaged packet must not end a video; a run of them means that nothing more will come.
 MAX_BAD_PACKETS = 64
+SEEK_BEFORE_S = (0.0, 12.0)
+REWIND_S = 60
+REORDERED = 8
 
 
-def stream_clock(stream: Any) -> tuple[int, Fraction]:
-    """Stamp of the start of the video, and seconds per stamp."""
-    return stream.start_time or 0, stream.time_base
+@dataclass
+class Source:
+    """An open container, its video stream, and the clock of that."""
+
+    container: Any
+    stream: Any
+    origin: int
+    """Stamp of the first frame: the start of the video."""
+    base: Fraction
+    """Seconds per stamp."""
+    fresh: bool
+    """Nothing was read yet: there is no need to go back to the start."""
+
+    @classmethod
+    def of(cls, container: Any, stream: Any) -> "Source":
+        origin, fresh = stream.start_time or 0, True
+        if container.format.name == "avi" and stream.codec_context.has_b_frames:
+            # AVI has no display times: libav derives them, begins a frame or more late, and does not say so.
+            stamps = [packet.pts for packet in islice(_demux(container, stream), LOOK_AHEAD) if packet.pts is not None]
+            origin, fresh = min(stamps, default=origin), False
+        return cls(container, stream, origin, stream.time_base, fresh)
+
+    def seek(self, seconds: float) -> bool:
+        self.fresh = False
+        try:
+            self.container.seek(self.origin + int(seconds / self.base), stream=self.stream, backward=True)
+        except av.error.FFmpegError:
+            return False
+        return True
 
 
 def decode_wanted(
-    container: Any, stream: Any, times: npt.NDArray[np.float64] | None, start_s: float = 0.0
+    source: Source, times: npt.NDArray[np.float64] | None, start_s: float = 0.0
 ) -> Iterator[tuple[float, float, Any]]:
     """(start_s, end_s, frame) from the keyframe at or before the first wanted time, ascending.
 
     With `times` (ascending) some frames that are not shown at any of them are left out; without, every frame comes.
     """
     first = float(times[0]) if times is not None else start_s
-    origin, base = stream_clock(stream)
-    produced = False
-    if first > 0:
-        if _seek(container, stream, int(first / base) + origin):
-            for start, end, frame in _decode(container, stream, times):
-                if not produced and start > first + 1e-6:
-                    break  # The index was wrong and the search came out too late: begin at the beginning.
-                produced = True
-                yield start, end, frame
-            else:
-                if produced:
-                    return
+    # Containers without an index can come out behind the time that was sought: then earlier, at last from the start.
+    for seconds_before in SEEK_BEFORE_S:
+        if first <= seconds_before or not source.seek(first - seconds_before):
+            continue
+        produced = False
+        for start, end, frame in _decode(source, times):
+            if not produced and start > first + 1e-6:
+                break
+            produced = True
+            yield start, end, frame
         if produced:
             return
-        if not _seek(container, stream, origin):
-            return
-    yield from _decode(container, stream, times)
+    # Before the start, where the container allows it: the decoding time of the first packet may lie there.
+    if source.fresh or any(source.seek(seconds) for seconds in (-REWIND_S, 0.0)):
+        yield from _decode(source, times)
 
 
-def _seek(container: Any, stream: Any, stamp: int) -> bool:
-    try:
-        container.seek(stamp, stream=stream, backward=True)
-    except av.error.FFmpegError:
-        return False
-    return True
+def _decode(source: Source, times: npt.NDArray[np.float64] | None) -> Iterator[tuple[float, float, Any]]:
+    """(start_s, end_s, frame) from where the container stands, with ascending times."""
+    source.fresh = False
+    packets = _demux(source.container, source.stream)
+    first = list(islice(packets, LOOK_AHEAD))
+    context = source.stream.codec_context
+    # Some muxers give frames that are reordered the stamps of their decoding. The decoder's order holds, and the stamps are sorted.
+    muddled = context.has_b_frames and all(packet.pts == packet.dts for packet in first if packet.pts is not None)
+    if muddled or source.container.format.name == "avi":
+        yield from _sorted(_decode_packets(source, chain(first, packets), None))
+        return
+    wanted = None if times is None or context.name not in SKIPPING else _Wanted(times, source.origin, source.base)
+    yield from _decode_packets(source, chain(first, packets), wanted)
 
 
-def _decode(container: Any, stream: Any, times: npt.NDArray[np.float64] | None) -> Iterator[tuple[float, float, Any]]:
-    context = stream.codec_context
-    origin, base = stream_clock(stream)
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    wanted = None if times is None or context.name not in SKIPPING else _Wanted(times, origin, base)
-    end, bad, number = 0.0, 0, 0
-    for packet, keep in _look_ahead(container, stream, wanted):
+def _sorted(frames: Iterator[tuple[float, float, Any]]) -> Iterator[tuple[float, float, Any]]:
+    held: deque[Any] = deque()
+    stamps: list[tuple[float, float]] = []
+    for start, end, frame in frames:
+        held.append(frame)
+        insort(stamps, (start, end))
+        if len(held) > REORDERED:
+            yield *stamps.pop(0), held.popleft()
+    for stamp, frame in zip(stamps, held):
+        yield *stamp, frame
+
+
+def _decode_packets(source: Source, packets: Iterator[Any], wanted: "_Wanted | None") -> Iterator[tuple[float, float, Any]]:
+    context, origin, base = source.stream.codec_context, source.origin, source.base
+    rate = float(source.stream.average_rate or source.stream.guessed_rate or 25)
+    end, bad = 0.0, 0
+    for packet, keep in _look_ahead(packets, wanted):
         context.skip_frame = "DEFAULT" if keep else "NONREF"
         try:
             frames = context.decode(packet)
@@ -85,10 +131,8 @@ def _decode(container: Any, stream: Any, times: npt.NDArray[np.float64] | None) 
             if frame.is_corrupt:
                 continue
             # A frame without a stamp follows the one before.
-            start = float((frame.pts - origin) * base) if frame.pts is not None else end if number else 0.0
-            length = float(frame.duration * base) if frame.duration else 1.0 / rate
-            end = start + length
-            number += 1
+            start = float((frame.pts - origin) * base) if frame.pts is not None else end
+            end = start + (float(frame.duration * base) if frame.duration else 1.0 / rate)
             yield start, end, frame
 
 
@@ -105,7 +149,7 @@ class _Wanted:
         return index < len(self._stamps) and (following is None or self._stamps[index] < following)
 
 
-def _look_ahead(container: Any, stream: Any, wanted: _Wanted | None) -> Iterator[tuple[Any, bool]]:
+def _look_ahead(packets: Iterator[Any], wanted: _Wanted | None) -> Iterator[tuple[Any, bool]]:
     """(packet, must it be decoded?), ending with the packet that flushes the decoder."""
     queue: deque[Any] = deque()
     stamps: list[int] = []
@@ -119,7 +163,7 @@ def _look_ahead(container: Any, stream: Any, wanted: _Wanted | None) -> Iterator
         # One stamp of doubt on each side costs a frame more and saves from rounding.
         return wanted.shown(packet.pts - 1, stamps[index] + 1 if index < len(stamps) else None)
 
-    for packet in _demux(container, stream):
+    for packet in packets:
         if not packet.size:
             continue
         if packet.pts is None:

@@ -21,7 +21,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.packets import decode_wanted, stream_clock
+from surg.data.packets import Source, decode_wanted
 from surg.data.stills import check_pixels, image_size, is_stills, open_stills
 from surg.errors import DataError
 from surg.runs import atomic_file
@@ -89,7 +89,7 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
         count = int(stream.frames)
         rotation = _rotation_of_first_frame(container, stream)
         if duration is None or not count:
-            walked, packets = _walk(container, stream, limits)
+            walked, packets = _walk(path, limits)
             duration = duration if duration is not None else walked
             count = count or packets
             rate = rate or (packets / walked if walked else 0.0)
@@ -128,8 +128,9 @@ def read_frames(
     out: Frames | None = None
     with _open(path, limits, threads) as (container, stream):
         _check_bytes(path, stream.codec_context.width, stream.codec_context.height, len(times), limits)
+        source = Source.of(container, stream)
         for group in np.split(order, np.flatnonzero(np.diff(times[order]) > SEEK_GAP_S) + 1):
-            for positions, frame in _shown_at(path, container, stream, times[group]):
+            for positions, frame in _shown_at(path, source, times[group]):
                 picture = _upright(frame)
                 if out is None:
                     out = np.empty((len(times), *picture.shape), np.uint8)
@@ -162,7 +163,11 @@ def iter_frames(
         raise DataError(f"{fps} frames per second were asked for; expected more than 0.")
     own = _iter_stills(path, fps, start_s, limits) if is_stills(path) else _iter_video(path, start_s, threads, limits)
     if fps is None or is_stills(path):
-        yield from ((time, frame) for time, frame, _ in own if start_s <= time < end_s)
+        for time, frame, _ in own:
+            if time >= end_s:
+                return
+            if time >= start_s:
+                yield time, frame
         return
     number = 0
     for _, frame, until in own:
@@ -224,10 +229,10 @@ def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, A
         ) from error
 
 
-def _shown_at(path: Path, container: Any, stream: Any, times: npt.NDArray[np.float64]) -> Iterator[tuple[slice, Any]]:
+def _shown_at(path: Path, source: Source, times: npt.NDArray[np.float64]) -> Iterator[tuple[slice, Any]]:
     """For ascending times: (which of them, frame) for every frame that is shown at one or more of them."""
-    done, last, last_until = 0, None, 0.0
-    for start, until, frame in decode_wanted(container, stream, times):
+    done, last, last_start, last_until, longest = 0, None, 0.0, 0.0, 0.0
+    for start, until, frame in decode_wanted(source, times):
         if last is not None:
             # `start` is where the previous frame ends.
             upto = done + int(np.searchsorted(times[done:], start - 1e-9))
@@ -236,11 +241,12 @@ def _shown_at(path: Path, container: Any, stream: Any, times: npt.NDArray[np.flo
                 done = upto
             if done == len(times):
                 return
-        last, last_until = frame, until
+            longest = max(longest, start - last_start)
+        last, last_start, last_until = frame, start, until
     if last is None:
         raise DataError(f"{path} has no frame that can be decoded from {times[0]:.2f} s on. It may be damaged or cut short.")
-    single = stream.frames == 1
-    if times[-1] > last_until + END_SLACK_S and not single:
+    # With a variable rate the last frame may be shown for as long as others were.
+    if times[-1] > last_until + max(END_SLACK_S, longest) and source.stream.frames != 1:
         raise DataError(
             f"{path} was asked for a frame at {times[-1]:.2f} s, but the last that can be decoded ends at {last_until:.2f} s.\n"
             "The clip ends beyond the video, or the video is damaged there: surg data check MANIFEST lists all of them."
@@ -269,29 +275,28 @@ def _stated_duration(container: Any, stream: Any) -> float | None:
     return None
 
 
-def _walk(container: Any, stream: Any, limits: Limits) -> tuple[float, int]:
+def _walk(path: Path, limits: Limits) -> tuple[float, int]:
     """Duration and number of frames, from the packets."""
-    container.seek(stream.start_time or 0, stream=stream)
     count, end = 0, 0.0
-    origin, base = stream_clock(stream)
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        count += 1
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is not None:
-            end = max(end, float((stamp - origin + (packet.duration or 0)) * base))
-        if end > limits.duration_s:
-            break
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    return (end or (count / rate if rate else 0.0)), count
+    with _open(path, limits) as (container, stream):
+        origin, base = stream.start_time or 0, stream.time_base
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            count += 1
+            if packet.pts is not None:
+                end = max(end, float((packet.pts - origin + (packet.duration or 0)) * base))
+            if end > limits.duration_s:
+                break
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        return (end or (count / rate if rate else 0.0)), count
 
 
 def _iter_video(path: Path, start_s: float, threads: int, limits: Limits) -> Iterator[tuple[float, Frame, float]]:
     """(time, frame, time at which the next begins)"""
     with _open(path, limits, threads) as (container, stream):
         held: tuple[float, float, Any] | None = None
-        for start, until, frame in decode_wanted(container, stream, None, start_s):
+        for start, until, frame in decode_wanted(Source.of(container, stream), None, start_s):
             if held is not None and start > start_s:
                 yield held[0], _upright(held[2]), start
             held = (start, until, frame)

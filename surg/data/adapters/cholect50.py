@@ -64,7 +64,7 @@ def read(
             )
 
 
-def timeline(root: Path, ledger: Ledger) -> Iterator[Sample]:
+def timeline(root: Path, _ledger: Ledger) -> Iterator[Sample]:
     """`triplets`: ids of the triplets in the frame, empty when there are none; `boxes`: instruments with a box, as JSON."""
     for _, table in _tables(root):
         content = read_json(table)

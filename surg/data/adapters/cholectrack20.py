@@ -55,7 +55,7 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             )
 
 
-def timeline(root: Path, ledger: Ledger) -> Iterator[Sample]:
+def timeline(root: Path, _ledger: Ledger) -> Iterator[Sample]:
     """`tracks`: the tools of a second as JSON, [tool, track in the operation, left, top, width, height] in 0..1."""
     for _, table in _tables(root):
         for frame, rows in _annotations(table):

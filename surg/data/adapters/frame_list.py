@@ -5,6 +5,7 @@ A frame list names them in order and says when each was taken, so that nothing h
 one line a picture, its path, a tab, its time in seconds.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,9 @@ def write_frame_list(path: Path, frames: Sequence[tuple[float, Path]]) -> FrameL
     """Write `(time_s, picture)` pairs. Raises DataError when there are none or the times do not increase."""
     if not frames:
         raise DataError(f"There are no pictures to list in {path}.")
-    for (earlier, _), (later, picture) in zip(frames, frames[1:]):
+    for (earlier, _), (later, picture) in itertools.pairwise(frames):
         if not later > earlier:
             raise DataError(f"{picture} is at {later} s, after one at {earlier} s: the times of a frame list have to increase.")
     write_text(path, "".join(f"{picture.absolute()}\t{round(time_s, 6)}\n" for time_s, picture in frames))
-    step = median(later - earlier for (earlier, _), (later, _) in zip(frames, frames[1:])) if len(frames) > 1 else 1.0
+    step = median(later - earlier for (earlier, _), (later, _) in itertools.pairwise(frames)) if len(frames) > 1 else 1.0
     return FrameList(path, len(frames), step, frames[-1][0] + step)

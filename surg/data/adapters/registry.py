@@ -49,8 +49,10 @@ _MODULES = {
     "ssv2": "ssv2",
 }
 
+# Formats whose cases are the user's own.
+_OWN_CASES = {"folder", "csv"}
 # Options that the adapter fills in itself, not the user.
-_OWN = {"root", "ledger", "lists"}
+_OWN = {"root", "ledger", "_ledger", "lists"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,14 @@ class Adapter:
     samples: Callable[..., Iterator[Sample]] | None
 
     def options(self) -> dict[str, inspect.Parameter]:
-        """What the reader can be told, by name."""
-        parameters = inspect.signature(self.reader, eval_str=True).parameters
-        return {name: parameter for name, parameter in parameters.items() if name not in _OWN}
+        """What the reader and its timeline can be told, by name."""
+        functions = (self.reader,) if self.samples is None else (self.reader, self.samples)
+        return {
+            name: parameter
+            for function in functions
+            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+            if name not in _OWN
+        }
 
     def __call__(self, root: Path, **options: Any) -> Iterator[Clip]:
         return self.read(root, **options)
@@ -89,35 +96,40 @@ class Adapter:
         """
         root = _checked_root(self.name, root)
         ledger = Ledger() if ledger is None else ledger
-        arguments = self._arguments(self.reader, options, strict=True)
+        arguments = self._arguments(self.reader, options)
         if "lists" in inspect.signature(self.reader).parameters:
             arguments["lists"] = (lists or root / "frame_lists").absolute()
         clips = self.reader(root, ledger, **arguments)
         if whole:
             clips = _whole_videos(clips)
         for clip in clips:
-            yield dataclasses.replace(clip, source=clip.source or self.name, licence=clip.licence or self.licence)
+            yield dataclasses.replace(
+                clip, case=self._case(clip.case), source=clip.source or self.name, licence=clip.licence or self.licence
+            )
         ledger.check(self.name, root, max_missing)
 
     def timeline(self, root: Path, *, ledger: Ledger | None = None, **options: Any) -> Iterator[Sample]:
         """What the set tells along time beside the clips' labels (see surg.data.timeline); nothing for many sets."""
         if self.samples is None:
             return
-        arguments = self._arguments(self.samples, options, strict=False)
-        yield from self.samples(_checked_root(self.name, root), Ledger() if ledger is None else ledger, **arguments)
+        arguments = self._arguments(self.samples, options)
+        for sample in self.samples(_checked_root(self.name, root), Ledger() if ledger is None else ledger, **arguments):
+            yield dataclasses.replace(sample, case=self._case(sample.case))
 
-    def _arguments(self, function: Callable[..., Any], options: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
-        parameters = inspect.signature(function, eval_str=True).parameters
-        arguments: dict[str, Any] = {}
-        for name, value in options.items():
-            if name in parameters and name not in _OWN:
-                arguments[name] = _converted(self.name, name, parameters[name], value)
-            elif strict:
-                known = sorted(self.options())
+    def _case(self, case: str) -> str:
+        """`video07` of one set is not that of another: cases of known sets carry the set's name."""
+        return case if self.name in _OWN_CASES else f"{self.name}/{case}"
+
+    def _arguments(self, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that this function takes, converted. Raises ConfigError for one that nothing here takes."""
+        known = self.options()
+        for name in options:
+            if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean `{close[0]}`?" if close else ""
-                raise ConfigError(f"{self.name} has no option `{name}`.{hint} It has: {', '.join(known) or 'none'}.")
-        return arguments
+                raise ConfigError(f"{self.name} has no option `{name}`.{hint} It has: {', '.join(sorted(known)) or 'none'}.")
+        taken = inspect.signature(function).parameters
+        return {name: _converted(self.name, name, known[name], value) for name, value in options.items() if name in taken}
 
 
 def names() -> list[str]:

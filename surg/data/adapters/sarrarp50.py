@@ -7,6 +7,7 @@ the frame rate of the numbers (6 -> 60 per second). Videos 41-50 are test. A pat
 video_NN_2) is one case.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             continue
         rows = list(_rows(table, ledger))
         frames_per_s = RATE * min(
-            (later - earlier for (earlier, _), (later, _) in zip(rows, rows[1:]) if later > earlier), default=1
+            (later - earlier for (earlier, _), (later, _) in itertools.pairwise(rows) if later > earlier), default=1
         )
         video = _video(folder, frames_per_s, lists)
         if video is None:

@@ -22,10 +22,14 @@ def look(picture: Frames, matrix: npt.NDArray[np.float64], height: int, width: i
     shift = np.array([[1, 0, margin_x], [0, 1, margin_y], [0, 0, 1.0]])
     full = np.vstack([matrix, (0, 0, 1)])
     backward = shift @ np.linalg.inv(full)
-    return cv2.warpAffine(picture, backward[:2], (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        picture, backward[:2], (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+    )
 
 
-def similarity(dx: float, dy: float, zoom: float = 1.0, roll: float = 0.0, centre: tuple[float, float] = (0, 0)) -> npt.NDArray[np.float64]:
+def similarity(
+    dx: float, dy: float, zoom: float = 1.0, roll: float = 0.0, centre: tuple[float, float] = (0, 0)
+) -> npt.NDArray[np.float64]:
     turn = zoom * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
     middle = np.array(centre)
     return np.column_stack([turn, middle - turn @ middle + (dx, dy)])
@@ -37,7 +41,9 @@ def pan(dx: float, dy: float, count: int = 6, height: int = 160, width: int = 20
     return [look(picture, similarity(dx * i, dy * i), height, width) for i in range(count)]
 
 
-def with_patch(frames: list[Frames], dx: float, dy: float, side: int = 48, seed: int = 1) -> tuple[list[Frames], npt.NDArray[np.bool_]]:
+def with_patch(
+    frames: list[Frames], dx: float, dy: float, side: int = 48, seed: int = 1
+) -> tuple[list[Frames], npt.NDArray[np.bool_]]:
     """Paste a patch of other texture that moves by (dx, dy) a frame on the screen; also its mask (T, H, W)."""
     height, width = frames[0].shape[:2]
     patch = texture(np.random.default_rng(seed), side, side)

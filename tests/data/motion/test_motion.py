@@ -108,7 +108,9 @@ def test_dis_flow_is_within_half_a_pixel_of_a_known_warp(name):
     step = similarity(2.5, -1.5, 1.01, 0.01, centre=(160, 112))
     first, second = look(picture, similarity(0, 0), 224, 320), look(picture, step, 224, 320)
     yy, xx = np.mgrid[:224, :320]
-    truth = np.stack([step[0, 0] * xx + step[0, 1] * yy + step[0, 2] - xx, step[1, 0] * xx + step[1, 1] * yy + step[1, 2] - yy], -1)
+    truth = np.stack(
+        [step[0, 0] * xx + step[0, 1] * yy + step[0, 2] - xx, step[1, 0] * xx + step[1, 1] * yy + step[1, 2] - yy], -1
+    )
     error = np.linalg.norm(flow_backend(name)(first, second) - truth, axis=-1)[12:-12, 12:-12]
     assert error.mean() < 0.5
 

@@ -1,0 +1,329 @@
+"""The client: numpy in, typed results out, the same whether the models run on a server or in this process. No torch.
+
+    client = surg.connect("127.0.0.1:8001")
+    result = client.clip(frames, zone)            # result.breach_probability, result.action, result.embedding
+    for window in client.watch("operation.mp4"):
+        print(window.end_s, window.breach)
+
+Thread-safe. Close it, or use it as a context manager.
+"""
+
+import logging
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from surg.errors import ServerError
+from surg.serving.contract import Array, Contract, ModelSpec, contract_from_parameters
+from surg.serving.results import ClipResult, EncoderResult, Window, WorldResult
+from surg.serving.transport import RETRIED, Answer, GrpcTransport, HttpTransport, Request, Transport, TransportError
+
+if TYPE_CHECKING:
+    from surg.data.preprocess import Polygon
+
+logger = logging.getLogger(__name__)
+
+Protocol = Literal["grpc", "http", "local"]
+
+
+def connect(
+    url: str,
+    protocol: Protocol | None = None,
+    *,
+    timeout_s: float = 30.0,
+    patience_s: float = 10.0,
+    max_in_flight: int = 4,
+    shared_memory: bool | None = None,
+    version: int | None = None,
+    expect: Contract | None = None,
+    threads: int = 0,
+) -> "Client":
+    """Open a client and check that the server speaks our contract.
+
+    url: `host:8001` (gRPC), `http://host:8000`, or `local:REPO` for onnxruntime in this process.
+    timeout_s: a request's deadline.  patience_s: how long within it to go on trying when the server restarts or its queue is full.
+    max_in_flight: requests under way at once, over all threads.  shared_memory: None tries it with a server on this machine.
+    version: model version to use; None means the newest served.  expect: refuse a server whose interface differs from this.
+    Raises ServerError when nobody answers or the contract does not match.
+    """
+    transport = _transport(url, protocol, shared_memory, threads)
+    try:
+        return Client(
+            transport, timeout_s=timeout_s, patience_s=patience_s, max_in_flight=max_in_flight, version=version, expect=expect
+        )
+    except BaseException:
+        transport.close()
+        raise
+
+
+def _transport(url: str, protocol: Protocol | None, shared_memory: bool | None, threads: int) -> Transport:
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        scheme, rest = (
+            ("local", url.removeprefix("local:"))
+            if url.startswith("local:") or protocol == "local"
+            else (protocol or "grpc", url)
+        )
+    if scheme == "local":
+        from surg.serving.local import LocalTransport
+
+        return LocalTransport(Path(rest), threads)
+    host = rest.rstrip("/")
+    if ":" not in host:
+        raise ServerError(f"{url!r} names no port. Triton's are 8001 for gRPC and 8000 for HTTP: {host}:8001")
+    if scheme == "grpc":
+        return GrpcTransport(host, shared_memory=shared_memory)
+    if scheme in ("http", "https"):
+        return HttpTransport(host, tls=scheme == "https")
+    raise ServerError(f"{url!r} is no server address. Use host:8001, grpc://host:8001, http://host:8000 or local:REPO.")
+
+
+class Client:
+    """Made by `connect`. `contract` says what this server's models take and give."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = 30.0,
+        patience_s: float = 10.0,
+        max_in_flight: int = 4,
+        version: int | None = None,
+        expect: Contract | None = None,
+    ) -> None:
+        self._transport = transport
+        self._timeout_s, self._patience_s = timeout_s, patience_s
+        self._in_flight = threading.BoundedSemaphore(max_in_flight)
+        self.max_in_flight = max_in_flight
+        self._wanted = version
+        self.contracts, self.versions = self._read_contracts()
+        """Contracts by version, and the versions served."""
+        self.version = version if version is not None else self.versions[-1]
+        if self.version not in self.versions:
+            raise self._unknown_version(self.version)
+        self.contract = self.contracts[self.version]
+        if expect is not None:
+            expect.require_same_interface(self.contract, self.where)
+
+    @property
+    def where(self) -> str:
+        return self._transport.where
+
+    def clip(
+        self, frames: Array, zone: Array | None = None, *, timeout_s: float | None = None, version: int | None = None
+    ) -> ClipResult:
+        """Embedding, action and breach of one clip (T, S, S, 3) or of B clips (B, T, S, S, 3), prepared uint8 RGB.
+
+        zone: share of each patch inside the sterile field, (h, w) or (B, h, w); None is the whole picture.
+        """
+        spec = self.contract.model("surg_clip")
+        frames = np.asarray(frames)
+        frames = frames[None] if frames.ndim == 4 else frames
+        shape = spec.input("zone").shape
+        zone = np.ones((len(frames), *shape), np.float32) if zone is None else np.asarray(zone, np.float32)
+        zone = np.broadcast_to(zone, (len(frames), *shape)) if zone.shape == shape else zone
+        answer, request_id = self._infer(spec, {"frames": frames, "zone": zone}, timeout_s, version)
+        out = answer.outputs
+        nothing = np.zeros((len(frames), 0), np.float32)
+        return ClipResult(
+            out["embedding"],
+            out.get("action", nothing),
+            out.get("breach", nothing),
+            out.get("breach_map", np.zeros((len(frames), 0, 0, 0), np.float32)),
+            answer.version,
+            request_id,
+        )
+
+    def embed(self, frames: Array, *, timeout_s: float | None = None, version: int | None = None) -> EncoderResult:
+        """Tokens, levels and pooled features of one clip or of B clips."""
+        frames = np.asarray(frames)
+        frames = frames[None] if frames.ndim == 4 else frames
+        answer, _ = self._infer(self.contract.model("surg_encoder"), {"frames": frames}, timeout_s, version)
+        out = answer.outputs
+        return EncoderResult(out["tokens"], out["levels"], out["pooled"], answer.version)
+
+    def world(
+        self, frames: Array, *, actions: Array | None = None, timeout_s: float | None = None, version: int | None = None
+    ) -> WorldResult:
+        """Predicted future latents and surprise of one clip or of B clips."""
+        spec = self.contract.model("surg_world")
+        frames = np.asarray(frames)
+        frames = frames[None] if frames.ndim == 4 else frames
+        inputs: dict[str, Array] = {"frames": frames}
+        if any(tensor.name == "actions" for tensor in spec.inputs):
+            shape = spec.input("actions").shape
+            inputs["actions"] = (
+                np.zeros((len(frames), *shape), np.float32) if actions is None else np.asarray(actions, np.float32)
+            )
+        elif actions is not None:
+            raise ServerError("This world model takes no actions: it was exported without an action-conditioned predictor.")
+        answer, _ = self._infer(spec, inputs, timeout_s, version)
+        out = answer.outputs
+        return WorldResult(out["future"], out["surprise"].reshape(-1), out["surprise_map"], answer.version)
+
+    def clip_many(self, items: Iterable[tuple[Array, Array | None]], *, version: int | None = None) -> Iterator[ClipResult]:
+        """Results of many clips in their order, with at most `max_in_flight` under way. Reads `items` no faster than it sends."""
+        yield from self.map(lambda item: self.clip(item[0], item[1], version=version), items)
+
+    def map(self, call: Any, items: Iterable[Any]) -> Iterator[Any]:
+        """`call(item)` for every item, in order, from as many threads as may be in flight. Stops at the first error."""
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="surg-client") as pool:
+            try:
+                for item in items:
+                    waiting.append(pool.submit(call, item))
+                    if len(waiting) > self.max_in_flight:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def watch(
+        self,
+        video: Path | str,
+        zone: "Polygon | None" = None,
+        *,
+        stride_s: float = 1.0,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        surprise: bool = False,
+        on_server: bool = False,
+    ) -> Iterator[Window]:
+        """Slide over a video of any length; memory stays flat. Yields one Window per `stride_s` as results come.
+
+        zone: polygon of [x, y] corners in 0..1 of the frame.  surprise: also ask the world model.
+        on_server: send the frames once and let surg_video slide the window (gRPC).
+        """
+        from surg.serving.stream import watch
+
+        yield from watch(
+            self, Path(video), zone, stride_s=stride_s, start_s=start_s, end_s=end_s, surprise=surprise, on_server=on_server
+        )
+
+    def stream(self, model: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> Iterator[Answer]:
+        """All answers of a decoupled model."""
+        spec = self.contract.model(model)
+        self._check(spec, inputs)
+        request = Request(
+            model, inputs, [tensor.name for tensor in spec.outputs], self.version, _request_id(), timeout_s or self._timeout_s
+        )
+        with self._in_flight:
+            try:
+                yield from self._transport.stream(request)
+            except TransportError as error:
+                raise self._explain(error, request) from error
+
+    def refresh(self) -> None:
+        """Read the contract again, after the server's operator changed versions."""
+        self.contracts, self.versions = self._read_contracts()
+        self.version = self._wanted if self._wanted is not None else self.versions[-1]
+        if self.version not in self.versions:
+            raise self._unknown_version(self.version)
+        self.contract = self.contracts[self.version]
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _infer(
+        self, spec: ModelSpec, inputs: Mapping[str, Array], timeout_s: float | None, version: int | None
+    ) -> tuple[Answer, str]:
+        if version is not None and version not in self.versions:
+            raise self._unknown_version(version)
+        self._check(spec, inputs)
+        budget = self._timeout_s if timeout_s is None else timeout_s
+        # None asked for: whatever is newest on the server, so that a rollback reaches clients that are already connected.
+        number = version if version is not None else self._wanted or 0
+        request = Request(spec.name, inputs, [tensor.name for tensor in spec.outputs], number, _request_id(), budget)
+        with self._in_flight:
+            return self._try_until(request, time.monotonic() + budget), request.request_id
+
+    def _try_until(self, request: Request, deadline: float) -> Answer:
+        begun, attempt = time.monotonic(), 0
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._transport.infer(Request(**{**request.__dict__, "timeout_s": max(left, 0.001)}))
+            except TransportError as error:
+                # Full jitter: clients that were refused together do not come back together.
+                pause = random.uniform(0.02, min(1.0, 0.05 * 2**attempt))
+                now = time.monotonic()
+                if error.kind not in RETRIED or now + pause > deadline or now - begun > self._patience_s:
+                    raise self._explain(error, request) from error
+                logger.debug("request %s: %s; again in %.2f s", request.request_id, error.kind, pause)
+                time.sleep(pause)
+                attempt += 1
+
+    def _check(self, spec: ModelSpec, inputs: Mapping[str, Array]) -> None:
+        for tensor in spec.inputs:
+            tensor.check(inputs[tensor.name], batched=spec.batched, model=spec.name)
+        if not spec.batched:
+            return
+        batch = len(inputs[spec.inputs[0].name])
+        if batch > spec.max_batch_size or batch == 0:
+            raise ServerError(
+                f"{batch} clips in one request; {spec.name} takes 1 to {spec.max_batch_size}.\n"
+                "Send fewer at once; client.clip_many keeps several requests under way."
+            )
+        for tensor in spec.inputs:
+            if len(inputs[tensor.name]) != batch:
+                raise ServerError(f"`{tensor.name}` holds {len(inputs[tensor.name])} items for {batch} clips; send one each.")
+
+    def _read_contracts(self) -> tuple[dict[int, Contract], list[int]]:
+        begun = time.monotonic()
+        for model in ("surg_clip", "surg_encoder", "surg_world"):
+            try:
+                parameters, versions = self._transport.configuration(model, min(self._timeout_s, 10.0))
+            except TransportError as error:
+                if error.kind != "missing":
+                    raise self._explain(error, None) from error
+                continue
+            contracts = contract_from_parameters(parameters, self.where)
+            logger.debug("contract read from %s in %.0f ms", self.where, 1e3 * (time.monotonic() - begun))
+            return contracts, versions
+        raise ServerError(
+            f"{self.where} answers, but serves no model of surg (surg_clip, surg_encoder or surg_world).\n"
+            "Serve a repository made by surg export: surg serve start REPO"
+        )
+
+    def _unknown_version(self, version: int) -> ServerError:
+        return ServerError(
+            f"{self.where} does not serve version {version}; it serves {', '.join(map(str, self.versions))}.\n"
+            "Leave the version out for the newest, or bring it back: surg serve rollback --to VERSION"
+        )
+
+    def _explain(self, error: TransportError, request: Request | None) -> ServerError:
+        what = f"Request {request.request_id} to {request.model} at {self.where}" if request else f"The server at {self.where}"
+        patience = f"after {self._patience_s:g} s of trying"
+        text = {
+            "unreachable": f"{what} got no answer: {error}.\nIs it running? surg serve status    Start one: surg serve start REPO",
+            "busy": f"{what} was refused {patience}: its queue is full.\n"
+            "Send less at once (max_in_flight), wait longer (patience_s), or export with a longer queue: --set max_queue_size=256",
+            "stub": f"{what} failed {patience}: the server's worker process has died ({error}).\n"
+            "The embedded server replaces it by itself; elsewhere restart the server. Look: surg serve logs",
+            "deadline": f"{what} ran out of time: {error}.\nGive it longer (timeout_s), or see whether the server is overloaded: surg serve status",
+            "missing": f"{what}: the server does not have it: {error}.\nIt serves version(s) {', '.join(map(str, getattr(self, 'versions', [])))}.",
+            "invalid": f"{what} was refused: {error}.\nCompare it with client.contract.",
+            "internal": f"{what} failed on the server: {error}.\nIts log says more: surg serve logs",
+        }[error.kind]
+        return ServerError(text)
+
+
+def _request_id() -> str:
+    return uuid.uuid4().hex[:16]

@@ -1,0 +1,265 @@
+"""Triton's model repository on disk: configurations from the contract, versions, publishing that is never seen half done.
+
+    REPO/<model>/config.pbtxt        names the versions to serve; the contract of each is in its parameters
+    REPO/<model>/labels.txt          class names
+    REPO/<model>/<version>/model.onnx (and model.onnx.data) or model.py
+
+A version folder counts only once config.pbtxt names it, and config.pbtxt is replaced in one rename: a crash in between leaves
+a folder nobody serves.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from surg.config import Config
+from surg.errors import ExportError, ServerError
+from surg.runs import write_text
+from surg.serving.contract import Contract, ModelSpec, contract_from_parameters, contract_parameters
+
+logger = logging.getLogger(__name__)
+
+LEAD_MODEL = "surg_clip"
+KEEP = "surg.keep_versions"
+
+
+class QueueConfig(Config):
+    """How the server queues and batches."""
+
+    max_queue_size: int = Field(64, ge=1)
+    """Requests that wait per model before the next one is refused."""
+    timeout_ms: int = Field(30_000, ge=1)
+    """A request that waited longer is rejected: its caller has gone."""
+    delay_us: int = Field(0, ge=0)
+    """How long a batch may wait for company. Pays on a GPU; on a CPU it only adds itself to the latency."""
+    keep_versions: int = Field(2, ge=1)
+    """Newest versions that are served side by side."""
+    threads: int = Field(0, ge=0)
+    """Threads of onnxruntime per model; 0 means one per core."""
+    accelerator: Literal["none", "tensorrt"] = "none"
+    """`tensorrt`: onnxruntime builds TensorRT engines at the first load, cached under `engine_cache` (NVIDIA's image, GPU only)."""
+    engine_cache: str = "/cache/trt"
+    """A writable volume that outlives the container."""
+
+
+def publish(
+    repo: Path, contract: Contract, files: Mapping[str, Mapping[str, Path | str]], queue: QueueConfig | None = None
+) -> int:
+    """Put one new version of every model of `contract` into `repo` and return its number.
+
+    files: per model the files of its version folder; a Path is copied (or linked), a str is written as text.
+    Raises ExportError when the repository serves another interface: its callers would be broken.
+    """
+    queue = queue or QueueConfig()
+    repo = Path(repo)
+    before = contracts(repo) if is_repository(repo) else {}
+    for version, old in before.items():
+        try:
+            contract.require_same_interface(old, f"Version {version} in {repo}")
+        except ServerError as error:
+            raise ExportError(f"{error}\nVersions of one repository must be interchangeable: choose another --out.") from error
+    number = max([0, *(version for spec in contract.models for version in _folders(repo / spec.name))]) + 1
+    repo.mkdir(parents=True, exist_ok=True)
+    with _scratch(repo) as scratch:
+        for spec in contract.models:
+            folder = scratch / spec.name
+            folder.mkdir()
+            for name, content in files[spec.name].items():
+                _place(content, folder / name)
+        for spec in contract.models:
+            (repo / spec.name).mkdir(exist_ok=True)
+            (scratch / spec.name).replace(repo / spec.name / str(number))
+    everything = {**before, number: contract}
+    served = sorted(everything)[-queue.keep_versions :]
+    _write_configs(repo, everything, served, queue)
+    return number
+
+
+def is_repository(path: Path) -> bool:
+    return (Path(path) / LEAD_MODEL / "config.pbtxt").is_file() or any(Path(path).glob("*/config.pbtxt"))
+
+
+def contracts(repo: Path) -> dict[int, Contract]:
+    """All versions of a repository with their contracts, served or not. Raises ServerError when it is none of ours."""
+    config = read_config(repo, lead_model(repo))
+    return contract_from_parameters({key: value.string_value for key, value in config.parameters.items()}, str(repo))
+
+
+def served_versions(repo: Path) -> list[int]:
+    return sorted(read_config(repo, lead_model(repo)).version_policy.specific.versions)
+
+
+def rollback(repo: Path, to: int | None = None) -> tuple[list[int], list[int]]:
+    """Serve versions up to `to` only (default: all but the newest served). Returns (served before, served now).
+
+    The newer version stays on disk: `rollback(repo, to=newer)` brings it back.
+    """
+    known, before = contracts(repo), served_versions(repo)
+    on_disk = [
+        version
+        for version in sorted(known)
+        if all((repo / spec.name / str(version)).is_dir() for spec in known[version].models)
+    ]
+    if to is None:
+        older = [version for version in on_disk if version < before[-1]]
+        if not older:
+            raise ServerError(
+                f"{repo} serves version {before[-1]} and holds no older one to go back to (versions on disk: {on_disk})."
+            )
+        to = older[-1]
+    if to not in on_disk:
+        raise ServerError(f"{repo} has no version {to}; it holds {', '.join(map(str, on_disk)) or 'none'}.")
+    keep = int(read_config(repo, lead_model(repo)).parameters[KEEP].string_value or 1)
+    now = [version for version in on_disk if version <= to][-keep:]
+    _write_configs(repo, known, now, None)
+    return before, now
+
+
+def read_config(repo: Path, model: str) -> Any:
+    """A model's configuration as Triton's own protobuf message."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    path = Path(repo) / model / "config.pbtxt"
+    try:
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except FileNotFoundError as error:
+        raise ServerError(
+            f"{repo} is no model repository: it has no {model}/config.pbtxt. Make one with surg export RUN --out {repo}"
+        ) from error
+    except text_format.ParseError as error:
+        raise ServerError(f"{path} is not a Triton model configuration: {error}") from error
+
+
+def lead_model(repo: Path) -> str:
+    """The model whose configuration speaks for the repository."""
+    if (Path(repo) / LEAD_MODEL / "config.pbtxt").is_file():
+        return LEAD_MODEL
+    found = sorted(path.parent.name for path in Path(repo).glob("*/config.pbtxt"))
+    if not found:
+        raise ServerError(
+            f"{repo} is no model repository: no folder in it has a config.pbtxt.\nMake one with surg export RUN --out {repo}"
+        )
+    return found[0]
+
+
+def model_config(spec: ModelSpec, contracts: Mapping[int, Contract], served: list[int], queue: QueueConfig) -> Any:
+    """config.pbtxt of one model as a protobuf message, so that a field Triton does not know cannot be written."""
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    config = pb.ModelConfig(
+        name=spec.name, backend="onnxruntime" if spec.kind == "onnx" else "python", max_batch_size=spec.max_batch_size
+    )
+    config.default_model_filename = "model.onnx" if spec.kind == "onnx" else "model.py"
+    labels = contracts[served[-1]].classes
+    for tensor in spec.inputs:
+        config.input.add(name=tensor.name, data_type=_data_type(tensor.dtype), dims=tensor.shape)
+    for tensor in spec.outputs:
+        config.output.add(
+            name=tensor.name,
+            data_type=_data_type(tensor.dtype),
+            dims=tensor.shape,
+            label_filename="labels.txt" if tensor.name == "action" and labels else "",
+        )
+    config.version_policy.specific.versions.extend(served)
+    # KIND_AUTO: the GPU where there is one, the CPU where there is none; one file for both.
+    config.instance_group.add(
+        kind=pb.ModelInstanceGroup.KIND_AUTO if spec.kind == "onnx" else pb.ModelInstanceGroup.KIND_CPU, count=1
+    )
+    config.model_transaction_policy.decoupled = spec.decoupled
+    if spec.batched:
+        batching = config.dynamic_batching
+        batching.preferred_batch_size.extend(
+            sorted({size for size in (spec.max_batch_size // 2, spec.max_batch_size) if size > 1})
+        )
+        batching.max_queue_delay_microseconds = queue.delay_us
+        policy = batching.default_queue_policy
+        policy.timeout_action = pb.ModelQueuePolicy.REJECT
+        policy.default_timeout_microseconds = queue.timeout_ms * 1000
+        policy.allow_timeout_override = True
+        policy.max_queue_size = queue.max_queue_size
+    if spec.kind == "onnx":
+        for batch in sorted({1, max(1, spec.max_batch_size)}):
+            warm = config.model_warmup.add(name=f"batch-{batch}", batch_size=batch if spec.batched else 0, count=1)
+            for tensor in spec.inputs:
+                value = warm.inputs[tensor.name]
+                value.data_type = _data_type(tensor.dtype)
+                value.dims.extend(abs(n) for n in tensor.shape)
+                value.zero_data = True
+        config.parameters["intra_op_thread_count"].string_value = str(queue.threads)
+        if queue.accelerator == "tensorrt":
+            _add_tensorrt(config, spec, queue)
+    if spec.kind == "python":
+        config.parameters["window_frames"].string_value = str(contracts[served[-1]].preprocess.num_frames)
+    for key, value in contract_parameters(contracts).items():
+        config.parameters[key].string_value = value
+    config.parameters["surg.checkpoint_sha256"].string_value = contracts[served[-1]].checkpoint_sha256
+    config.parameters[KEEP].string_value = str(queue.keep_versions)
+    return config
+
+
+def _add_tensorrt(config: Any, spec: ModelSpec, queue: QueueConfig) -> None:
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    # No precision_mode: TensorRT 11 takes precision from the graph (export with --precision fp16).
+    accelerator.parameters["trt_engine_cache_enable"] = "1"
+    accelerator.parameters["trt_engine_cache_path"] = queue.engine_cache
+    accelerator.parameters["trt_timing_cache_enable"] = "1"
+    accelerator.parameters["trt_timing_cache_path"] = queue.engine_cache
+    for bound, batch in (("min", 1), ("opt", max(1, spec.max_batch_size // 2)), ("max", max(1, spec.max_batch_size))):
+        shapes = ",".join(f"{t.name}:{'x'.join(map(str, (batch, *map(abs, t.shape))))}" for t in spec.inputs)
+        accelerator.parameters[f"trt_profile_{bound}_shapes"] = shapes
+
+
+def _write_configs(repo: Path, known: Mapping[int, Contract], served: list[int], queue: QueueConfig | None) -> None:
+    from google.protobuf import text_format
+
+    newest = known[served[-1]]
+    # The lead model last: its configuration is the one that clients and tools read the versions from.
+    for spec in sorted(newest.models, key=lambda model: model.name == LEAD_MODEL):
+        if queue is None:
+            config = read_config(repo, spec.name)
+            del config.version_policy.specific.versions[:]
+            config.version_policy.specific.versions.extend(served)
+            config.parameters["surg.checkpoint_sha256"].string_value = newest.checkpoint_sha256
+        else:
+            config = model_config(spec, known, served, queue)
+            if newest.classes:
+                write_text(repo / spec.name / "labels.txt", "\n".join(newest.classes) + "\n")
+        write_text(repo / spec.name / "config.pbtxt", text_format.MessageToString(config, as_utf8=True))
+
+
+def _data_type(name: str) -> int:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    return int(pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}"))
+
+
+def _folders(model: Path) -> list[int]:
+    return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdigit()] if model.is_dir() else []
+
+
+def _place(content: Path | str, target: Path) -> None:
+    if isinstance(content, str):
+        target.write_text(content)
+        return
+    try:
+        os.link(content, target)  # same disk: gigabytes of weights are not copied twice
+    except OSError:
+        shutil.copyfile(content, target)
+
+
+@contextmanager
+def _scratch(repo: Path) -> Iterator[Path]:
+    """A folder on the same disk that Triton never looks into (it lists the repository's own children only)."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{repo.name}.", suffix=".publishing", dir=repo.resolve().parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""System shared memory for a server on the same machine: pixels are written once and read by the server where they lie.
+
+A region's name is removed from /dev/shm as soon as the server has it mapped. So a client that is killed leaves no file behind; the
+memory goes when the server drops the mapping, which the next client asks it to do for clients that are gone.
+"""
+
+import contextlib
+import logging
+import mmap
+import os
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surg.serving.contract import Array
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path("/dev/shm")
+LEAST_BYTES = 64 * 1024
+"""Smaller inputs travel in the request: the copy costs less than the bookkeeping."""
+GRAIN = 1 << 20
+"""Regions grow in these steps, so that clips of one size always fit a region used before."""
+
+
+@dataclass
+class Region:
+    name: str
+    size: int
+    memory: mmap.mmap
+
+
+@dataclass
+class Lease:
+    """A region in use by one request; `places` says where each input lies: (offset, bytes)."""
+
+    region: Region
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class SharedInputs:
+    """A pool of regions registered with one server. Falls back to the wire for good when the server refuses them."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._free: list[Region] = []
+        self._all: list[Region] = []
+        self._lock = threading.Lock()
+        self._usable = True
+        self._swept = False
+
+    def put(self, inputs: Mapping[str, Array]) -> Lease | None:
+        """Copy the large inputs into a region. None means: send them in the request."""
+        large = {name: array for name, array in inputs.items() if array.nbytes >= LEAST_BYTES and array.dtype != object}
+        if not large or not self._usable:
+            return None
+        region = self._take(sum(-(-array.nbytes // 64) * 64 for array in large.values()))
+        if region is None:
+            return None
+        lease, offset = Lease(region), 0
+        for name, array in large.items():
+            target = np.frombuffer(region.memory, array.dtype, array.size, offset).reshape(array.shape)
+            np.copyto(target, array)
+            lease.places[name] = (offset, array.nbytes)
+            offset += -(-array.nbytes // 64) * 64
+        return lease
+
+    def give_back(self, lease: Lease) -> None:
+        with self._lock:
+            if lease.region in self._all:
+                self._free.append(lease.region)
+
+    def discard(self, lease: Lease) -> None:
+        """Never lend this region again: an abandoned request may still be reading it."""
+        with self._lock:
+            if lease.region in self._all:
+                self._all.remove(lease.region)
+
+    def forget(self) -> None:
+        """The server has lost its registrations."""
+        with self._lock:
+            self._free, self._all = [], []
+
+    def close(self) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        with self._lock:
+            regions, self._all, self._free, self._usable = self._all, [], [], False
+        for region in regions:
+            with contextlib.suppress(InferenceServerException):  # gone with the server
+                self._client.unregister_system_shared_memory(region.name, client_timeout=2)
+
+    def _take(self, size: int) -> Region | None:
+        with self._lock:
+            for region in self._free:
+                if region.size >= size:
+                    self._free.remove(region)
+                    return region
+        return self._make(-(-size // GRAIN) * GRAIN)
+
+    def _make(self, size: int) -> Region | None:
+        from tritonclient.utils import InferenceServerException
+
+        self._sweep_once()
+        name = f"{prefix()}{os.getpid()}_{uuid.uuid4().hex[:12]}"
+        path = FOLDER / name
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                # Reserves the pages: a full /dev/shm is an error here and not a bus error later.
+                os.posix_fallocate(handle, 0, size)
+                region = Region(name, size, mmap.mmap(handle, size))
+            finally:
+                os.close(handle)
+            self._client.register_system_shared_memory(name, f"/{name}", size, client_timeout=5)
+        except (OSError, InferenceServerException) as error:
+            # Another machine, another container, switched off on the server, or no room: the wire works everywhere.
+            logger.debug("no shared memory with this server (%s); sending inputs in the request", error)
+            self._usable = False
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+        with self._lock:
+            self._all.append(region)
+        return region
+
+    def _sweep_once(self) -> None:
+        """Have the server drop regions of clients on this machine that no longer exist."""
+        from tritonclient.utils import InferenceServerException
+
+        if self._swept:
+            return
+        self._swept = True
+        with contextlib.suppress(InferenceServerException):
+            for name in list(self._client.get_system_shared_memory_status(client_timeout=2).regions):
+                owner = name.removeprefix(prefix()).split("_")[0]
+                if name.startswith(prefix()) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                    self._client.unregister_system_shared_memory(name, client_timeout=2)
+
+
+def prefix() -> str:
+    """Start of our region names: process ids mean something within one process namespace only."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        namespace = "0"
+    return f"surgc_{int(namespace):x}_"
+
+
+def can_share(host: str) -> bool:
+    """Worth trying: the server is reached over loopback and this system has POSIX shared memory."""
+    name = host.rpartition(":")[0].strip("[]")
+    return FOLDER.is_dir() and (name in ("localhost", "::1") or name.startswith("127."))

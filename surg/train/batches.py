@@ -1,0 +1,262 @@
+"""From a draw to tensors: window, crop, colours, labels.
+
+B clips, T frames, S side, h w patches, t = T / 2 time steps, H horizons.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from surg.data.augment import AugmentConfig, change_colours, random_box
+from surg.data.manifest import Clip
+from surg.data.preprocess import PreprocessSpec, resize_box, zone_map
+from surg.train.breach import breach_targets, place_map
+from surg.train.config import DataConfig
+from surg.train.flow import token_flow
+from surg.train.sources import Draw, Source
+
+Box = tuple[int, int, int, int]
+MOTION_FEATURES = 23
+# Second views differ in colour as well, or matching them would be a matter of colour alone.
+VIEW_COLOURS = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
+
+
+@dataclass
+class Batch:
+    """Clips with everything that a loss may want. Missing labels are -1 (classes) or NaN."""
+
+    frames: Tensor
+    """uint8 (B, T, S, S, 3)."""
+    zone: Tensor
+    """float (B, h, w)."""
+    action: Tensor
+    """int64 (B,), -1: none."""
+    breach: Tensor
+    """float (B, H), NaN: not known."""
+    place: Tensor
+    """float (B, t, h, w): share of the patch where the breach is; NaN: not known."""
+    motion: Tensor
+    """float (B, 23), NaN: not known."""
+    tasks: dict[str, Tensor]
+    """Task -> bool (B,): whether the clip takes part."""
+    views: Tensor | None = None
+    """A second view, cropped and timed independently: uint8 (B, T, S, S, 3)."""
+    flow: Tensor | None = None
+    """Motion between time steps in patches: float (B, t, h, w, 2)."""
+    stored: Tensor | None = None
+    """CLEAR: features of the starting encoder, NaN where none: float (B, D)."""
+    actions: Tensor | None = None
+    """Robot or next actions for the world model: float (B, t, A)."""
+    ids: Tensor | None = None
+    """int64 (B, 2): source number and clip number."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def __getitem__(self, part: slice) -> "Batch":
+        return self._map(lambda tensor: tensor[part])
+
+    def _map(self, function: Any) -> "Batch":
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                values[field.name] = {name: function(tensor) for name, tensor in value.items()}
+            else:
+                values[field.name] = None if value is None else function(value)
+        return Batch(**values)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How draws become batches."""
+
+    data: DataConfig
+    patch: int
+    tubelet: int
+    classes: tuple[str, ...]
+    horizons_s: tuple[float, ...]
+    positive_share: float | None
+    num_frames: int
+    training: bool = True
+    second_view: bool = False
+    with_flow: bool = False
+    features: int = 0
+    """Width of the stored features; 0: none."""
+    action_dim: int = 0
+
+    def longer(self, num_frames: int) -> "Reading":
+        return replace(self, num_frames=num_frames)
+
+
+def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple[str, ...]) -> bool:
+    """Whether a drawn clip counts in a task's mean: its source has the task, and the clip has the label."""
+    source = sources[draw.source]
+    clip = source.clips[draw.index]
+    if task == "clear":
+        return draw.index in source.features
+    if task not in source.config.tasks:
+        return False
+    if task == "action":
+        return _class_of(clip, source, classes) >= 0
+    if task == "sterility":
+        return "breach" in clip.labels
+    if task == "motion_aux":
+        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
+    return True
+
+
+def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Reading) -> Batch:
+    """Read and stack the clips of some draws."""
+    rows = [read_clip(draw, sources[draw.source], reading) for draw in draws]
+    tasks = sorted({task for source in sources.values() for task in source.config.tasks})
+    stacked: dict[str, Any] = {}
+    for name in rows[0]:
+        stacked[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+    names = list(sources)
+    stacked["tasks"] = {
+        task: torch.tensor([takes_part(task, draw, sources, reading.classes) for draw in draws]) for task in tasks
+    }
+    stacked["ids"] = torch.tensor([(names.index(draw.source), draw.index) for draw in draws])
+    return Batch(**stacked)
+
+
+def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDArray[Any]]:
+    """One clip as arrays. Everything random comes from the draw's own generator."""
+    random = np.random.default_rng(draw.seed)
+    clip, stored = source.clips[draw.index], source.store.entries[draw.index]
+    # A replayed clip is always the same window: its stored features belong to that.
+    vary = reading.training and not source.config.replay
+    end = _window_end(clip, source, draw.index, reading, None if source.config.replay else random)
+    seen = source.store.window(draw.index, end, reading.num_frames)
+    box = _crop(random, source, reading, vary)
+    size = reading.data.size
+    frames = seen if box == (0, 0, size, size) and seen.shape[1] == size else resize_box(seen, box, size)
+    zone = stored.zone
+    time_s = clip.start_s + end / reading.data.fps
+    spec = PreprocessSpec(size=size, patch_size=reading.patch)
+    occupancy = (
+        zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
+    )
+    steps = reading.num_frames // reading.tubelet
+    place = place_map(
+        clip, stored.box, box, seen.shape[1], end, reading.data.fps, steps, reading.tubelet, size // reading.patch
+    )
+    flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
+    if vary and random.random() < flip:
+        frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
+    if vary:
+        frames = change_colours(frames, reading.data.augment, random)
+    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip)
+    backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
+    if vary and backwards in reading.classes and random.random() < 0.5:
+        frames, action, motion = frames[::-1], reading.classes.index(backwards), np.full_like(motion, np.nan)
+    row: dict[str, npt.NDArray[Any]] = {
+        "frames": np.ascontiguousarray(frames),
+        "zone": np.ascontiguousarray(occupancy, np.float32),
+        "action": np.array(action, np.int64),
+        "breach": breach_targets(clip, time_s, reading.horizons_s),
+        "place": np.ascontiguousarray(place, np.float32),
+        "motion": motion,
+    }
+    if reading.second_view:
+        other = np.random.default_rng((*draw.seed, 2))
+        end = _window_end(clip, source, draw.index, reading, other)
+        seen = source.store.window(draw.index, end, reading.num_frames)
+        row["views"] = change_colours(resize_box(seen, _crop(other, source, reading, True), size), VIEW_COLOURS, other)
+    if reading.with_flow:
+        row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
+    if reading.features:
+        row["stored"] = source.features.get(draw.index, np.full(reading.features, np.nan, np.float32))
+    if reading.action_dim:
+        row["actions"] = _actions_of(clip, reading)
+    return row
+
+
+def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random: np.random.Generator | None) -> int:
+    """The last frame seen. Training windows end anywhere, those of a breach's clip often in the breach."""
+    count = source.count(index)
+    least, most = min(reading.num_frames, count) - 1, count - 1
+    if random is None:
+        return most
+    anywhere = int(random.integers(least, most + 1))
+    start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
+    inside = random.random()
+    if "sterility" not in source.config.tasks or reading.positive_share is None or start is None or stop is None:
+        return anywhere
+    first, last = (int(np.ceil((float(t) - clip.start_s) * reading.data.fps)) for t in (start, stop))
+    first, last = max(first, min(reading.tubelet - 1, most)), min(last, most)
+    if inside >= reading.positive_share * 2 or last < first or not int(clip.labels.get("breach", 0)):
+        return anywhere
+    return int(random.integers(first, last + 1))
+
+
+def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: bool) -> Box:
+    """What part of the stored square is shown, as x0, y0, x1, y1 in its pixels."""
+    stored = source.store.spec.size
+    augment = reading.data.augment
+    if source.config.zone:
+        # The store keeps more around the zone than is shown, so that the crop can move and change its size.
+        side = stored * reading.data.zone_crop / source.store.spec.zone_crop
+        if vary and augment.zone_jitter:
+            side *= 1 + random.uniform(-augment.zone_jitter, augment.zone_jitter)
+        side = min(round(side), stored)
+        slack = (stored - side) / 2
+        shift = random.uniform(-1, 1, 2) * min(slack, augment.zone_jitter * side) if vary else np.zeros(2)
+        x, y = (round(slack + s) for s in shift)
+        return x, y, x + side, y + side
+    if not vary or augment.scale == (1.0, 1.0):
+        return 0, 0, stored, stored
+    return random_box(stored, stored, augment, random)
+
+
+def _class_of(clip: Clip, source: Source, classes: tuple[str, ...]) -> int:
+    value = clip.labels.get(source.config.label)
+    if value is None or ("action" not in source.config.tasks and "motion_aux" not in source.config.tasks):
+        return -1
+    return classes.index(str(value)) if str(value) in classes else -1
+
+
+def _motion_of(clip: Clip) -> npt.NDArray[np.float32]:
+    """The 23 motion features, when `surg data motion` has written them: labels motion_00 .. motion_22."""
+    return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
+
+
+def _actions_of(clip: Clip, reading: Reading) -> npt.NDArray[np.float32]:
+    """Action of each time step: labels action_0 .. action_{A-1}, the same over the clip."""
+    values = np.array([float(clip.labels.get(f"action_{i}", 0.0)) for i in range(reading.action_dim)], np.float32)
+    return np.tile(values, (reading.num_frames // reading.tubelet, 1))
+
+
+class Ahead:
+    """Makes the next batches in threads while the current one trains. The order is that of the draws."""
+
+    def __init__(self, read: Any, steps: Iterator[int], depth: int, workers: int) -> None:
+        self._read, self._steps, self._depth = read, steps, depth
+        self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="batch")
+        self._waiting: list[tuple[int, Future[Any]]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        try:
+            while True:
+                while len(self._waiting) < self._depth and (step := next(self._steps, None)) is not None:
+                    self._waiting.append((step, self._pool.submit(self._read, step)))
+                if not self._waiting:
+                    return
+                step, future = self._waiting.pop(0)
+                yield step, future.result()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._waiting.clear()

@@ -1,0 +1,183 @@
+"""From a config to the modules that learn: encoder and predictor from weights or fresh, heads by the tasks of the sources."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from surg.data.preprocess import PreprocessSpec
+from surg.errors import CheckpointError, ConfigError
+from surg.model import zoo
+from surg.model.checkpoint import load_bundle
+from surg.model.config import FactorizedConfig, PredictorConfig
+from surg.model.encoder import build_encoder
+from surg.model.heads import AttentiveClassifier, MotionAuxHead, SterilityHead
+from surg.model.predictor import build_predictor
+from surg.train.config import TrainConfig
+from surg.train.stage1 import ContrastHead, MaskHead, OrderHead
+from surg.train.trainee import Trainee
+
+logger = logging.getLogger(__name__)
+BUNDLED_HEADS = ("action", "sterility", "motion_aux")
+
+
+@dataclass
+class Start:
+    """What the weights given brought along."""
+
+    encoder: nn.Module
+    predictor: nn.Module | None
+    heads: dict[str, nn.Module]
+    meta: dict[str, Any]
+    sha256: str | None
+
+
+def load_start(config: TrainConfig) -> Start:
+    """Encoder, predictor and heads from `init`, or fresh ones of `model.size`."""
+    if config.init is None:
+        return Start(*_fresh(config), {}, {}, None)
+    path = bundle_path(Path(config.init))
+    if path.suffix == ".safetensors" and _is_ours(path):
+        bundle = load_bundle(path)
+        if bundle.encoder is None:
+            raise CheckpointError(f"{path} holds no encoder, so nothing can be trained from it.")
+        if config.model.encoder or config.model.factorized:
+            raise ConfigError(
+                f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init."
+            )
+        predictor = bundle.predictor or build_predictor(_predictor_config(config, bundle.encoder))
+        return Start(bundle.encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256)
+    from surg.model.checkpoint import load_encoder, load_predictor
+
+    encoder = load_encoder(path, key=config.init_key)
+    try:
+        predictor = load_predictor(path)
+    except CheckpointError as error:
+        logger.warning("the predictor starts fresh: %s", str(error).splitlines()[0])
+        predictor = build_predictor(_predictor_config(config, encoder))
+    return Start(encoder, predictor, {}, {}, None)
+
+
+def bundle_path(path: Path) -> Path:
+    """A run folder stands for its best checkpoint, or its last where there is no best."""
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        for name in ("best", "last"):
+            if (path / "checkpoints" / f"{name}.safetensors").is_file():
+                return path / "checkpoints" / f"{name}.safetensors"
+        raise CheckpointError(f"{path} is a run that has not saved a checkpoint yet.")
+    if not path.exists():
+        raise CheckpointError(
+            f"There are no weights at {path}.\nFetch some: surg weights pull vitl; or start from nothing: leave out --init."
+        )
+    return path
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return "surg_format" in (file.metadata() or {})
+
+
+def _fresh(config: TrainConfig) -> tuple[nn.Module, nn.Module]:
+    if config.model.factorized:
+        encoder = build_encoder(FactorizedConfig(**config.model.encoder))
+    else:
+        encoder = build_encoder({**zoo.encoder_config(config.model.size).model_dump(), **config.model.encoder})
+    return encoder, build_predictor(_predictor_config(config, encoder))
+
+
+def _predictor_config(config: TrainConfig, encoder: nn.Module) -> PredictorConfig:
+    shape: Any = encoder.config
+    base = zoo.predictor_config(config.model.size) if config.model.size in zoo.PREDICTORS else PredictorConfig()
+    levels = len(getattr(shape, "levels", ())) or 1
+    return PredictorConfig(**{**base.model_dump(), "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor})
+
+
+def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], spec: PreprocessSpec) -> Trainee:
+    """Put encoder, predictor and the heads that the sources' tasks ask for behind one forward."""
+    shape: Any = start.encoder.config
+    width, tasks = shape.embed_dim, {task for source in config.data.sources.values() for task in source.tasks}
+    attention = config.model.head_heads or getattr(shape, "num_heads", 3)
+    heads: dict[str, nn.Module] = {}
+    if "action" in tasks:
+        heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(
+            width, attention, config.model.head_depth, len(classes)
+        )
+    if "motion_aux" in tasks:
+        heads["motion_aux"] = _kept(start, "motion_aux", classes) or MotionAuxHead(width, num_classes=max(len(classes), 1))
+    if "sterility" in tasks:
+        fresh = SterilityHead(width, depth=config.model.head_depth, horizons_s=config.model.horizons_s)
+        heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
+    if "flow" in tasks:
+        heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
+    if "order" in tasks:
+        heads["order"] = OrderHead(width)
+    if "contrast" in tasks:
+        heads["contrast"] = ContrastHead(width, temperature=config.loss.temperature, queue=config.loss.queue)
+    if "mask_aux" in tasks:
+        heads["mask_aux"] = MaskHead(width, shape.patch_size, shape.tubelet_size)
+    levels = len(getattr(shape, "levels", ())) or 1
+    trainee = Trainee(
+        start.encoder,
+        start.predictor,
+        heads,
+        config.loss,
+        spec,
+        patch=shape.patch_size,
+        tubelet=shape.tubelet_size,
+        levels=levels,
+    )
+    for module in (trainee.encoder, trainee.predictor):
+        if module is not None and hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = config.model.gradient_checkpointing
+    return trainee
+
+
+def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None:
+    """The head that came with the weights, when it answers the same questions."""
+    head = start.heads.get(name)
+    if head is None:
+        return None
+    before = tuple(start.meta.get("horizons_s" if name == "sterility" else "classes", ()))
+    if before != tuple(answers):
+        logger.warning("the %s head starts fresh: it answered %s, now asked for %s", name, list(before), list(answers))
+        return None
+    return head
+
+
+def add_lora(encoder: nn.Module, rank: int, alpha: float) -> nn.Module:
+    """Low-rank updates of attention and hidden layers (peft), in place; `merge_lora` folds them into the weights."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=["qkv", "proj", "fc1", "fc2"], exclude_modules=["patch_embed.proj"]
+    )
+    injected: nn.Module = inject_adapter_in_model(settings, encoder)
+    return injected
+
+
+def merge_lora(encoder: nn.Module) -> nn.Module:
+    """A copy of the encoder in its plain shape, with the updates in its weights."""
+    import copy
+
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = copy.deepcopy(encoder)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent = plain.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+    return plain
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,74 @@
+"""Staying near the start: L2 anchor, EWC, LP-FT's timing, WiSE-FT's average, and how far each block has moved."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Anchor:
+    """The encoder's starting weights, and the pull back to them."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.start = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
+        self.fisher: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def pull(self, encoder: nn.Module, l2: float, ewc: float) -> dict[str, Tensor]:
+        """Add the gradients of l2 * |w - w0|^2 and ewc / 2 * sum F (w - w0)^2 to those that are there. Returns both penalties."""
+        penalties: dict[str, Tensor] = {}
+        for name, parameter in encoder.named_parameters():
+            if parameter.grad is None:
+                continue
+            moved = parameter - self.start[name]
+            if l2:
+                parameter.grad.add_(moved, alpha=2 * l2)
+                penalties["anchor"] = penalties.get("anchor", 0.0) + l2 * moved.square().sum()
+            if ewc and name in self.fisher:
+                weighted = self.fisher[name] * moved
+                parameter.grad.add_(weighted, alpha=ewc)
+                penalties["ewc"] = penalties.get("ewc", 0.0) + ewc / 2 * (weighted * moved).sum()
+        return penalties
+
+    @torch.no_grad()
+    def add_fisher(self, encoder: nn.Module, share: float) -> None:
+        """Add `share` times the squared gradients of one batch (the empirical Fisher information's diagonal)."""
+        for name, parameter in encoder.named_parameters():
+            if parameter.grad is not None:
+                square = parameter.grad.square() * share
+                self.fisher[name] = self.fisher[name] + square if name in self.fisher else square
+
+    @torch.no_grad()
+    def drift(self, encoder: nn.Module) -> dict[str, float]:
+        """|w - w0| / |w0| of each block and of the whole."""
+        moved: dict[str, Tensor] = {}
+        length: dict[str, Tensor] = {}
+        for name, parameter in encoder.named_parameters():
+            block = block_of(name)
+            for key in (block, "all"):
+                moved[key] = moved.get(key, torch.zeros(())) + (parameter - self.start[name]).float().square().sum().cpu()
+                length[key] = length.get(key, torch.zeros(())) + self.start[name].float().square().sum().cpu()
+        return {key: float((moved[key] / length[key].clamp_min(1e-24)).sqrt()) for key in moved}
+
+    @torch.no_grad()
+    def average(self, encoder: nn.Module, share: float) -> None:
+        """WiSE-FT, in place: (1 - share) * start + share * trained."""
+        for name, parameter in encoder.named_parameters():
+            parameter.copy_(torch.lerp(self.start[name], parameter, share))
+
+
+def block_of(name: str) -> str:
+    """`blocks.3.attn.qkv.weight` -> `block_03`; what is outside the blocks goes by its first word."""
+    parts = name.split(".")
+    if "blocks" in parts:
+        return f"block_{int(parts[parts.index('blocks') + 1]):02d}"
+    return parts[0]
+
+
+def relative_change(before: Iterable[Tensor], after: Iterable[Tensor]) -> float:
+    """|after - before| / |before| over all tensors."""
+    moved = length = 0.0
+    for first, second in zip(before, after, strict=True):
+        moved += float((second - first).float().square().sum())
+        length += float(first.float().square().sum())
+    return (moved / max(length, 1e-24)) ** 0.5

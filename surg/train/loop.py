@@ -1,0 +1,393 @@
+"""The training loop, from settings to weights, top to bottom.
+
+    1 where and in which precision    2 clips    3 model and teacher    4 optimiser    5 go on where a killed run stopped
+    6 the steps: draw, mask, teach, predict, backward, clip, update, follow; look, validate, save
+
+What step s does depends on (seed, s) and the weights alone: no other state, so that resuming is exact.
+"""
+
+import logging
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from surg.data.preprocess import PreprocessSpec
+from surg.errors import ConfigError, RunError
+from surg.runs import RunFolder
+from surg.train import build, drift, masks, optim, schedules, states, unfreeze
+from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
+from surg.train.config import TrainConfig
+from surg.train.device import is_out_of_memory, make_accelerator
+from surg.train.losses import weighted_sum
+from surg.train.progress import Reporter, duration
+from surg.train.signals import Interrupts
+from surg.train.sources import Draw, NothingThereError, Sampler, Source, open_source
+from surg.train.teacher import Teacher
+from surg.train.trainee import Targets, Trainee
+from surg.train.trouble import Watchdog
+from surg.train.validate import validate
+from surg.train.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    run: Path
+    checkpoint: Path
+    step: int
+    loss: float
+    interrupted: bool
+    seconds: float
+
+
+def train(
+    config: TrainConfig, out: Path, *, resume: bool = False, overwrite: bool = False, stop_after: int | None = None
+) -> Outcome:
+    """Train as `config` says into the run folder `out`. `stop_after` ends early at that step, as an interruption would."""
+    began = time.perf_counter()
+    accelerator = make_accelerator(config)
+    main, world = accelerator.is_main_process, accelerator.num_processes
+    if config.batch_size % (world * config.accumulate):
+        raise ConfigError(
+            f"A batch of {config.batch_size} does not split evenly over {world} processes x {config.accumulate} parts.\n"
+            f"Choose a multiple of {world * config.accumulate}: --set batch_size={world * config.accumulate}"
+        )
+    torch.manual_seed(config.seed)
+
+    # --- clips
+    cache = config.data.cache or out / "cache"
+    with accelerator.main_process_first():
+        sources = open_sources(config, cache, "train")
+        held_out = open_sources(config, cache, "val")
+    classes = action_classes(config, sources)
+    fingerprint = "+".join(source.fingerprint[:16] for source in sources.values())
+    clips = sum(len(source.usable) for source in sources.values())
+    per_epoch = max(1, math.ceil(clips / config.batch_size))
+    steps = config.steps or max(1, round(config.epochs * per_epoch))
+
+    # --- model, teacher, optimiser
+    torch.manual_seed(config.seed)
+    start = build.load_start(config)
+    spec = PreprocessSpec(
+        size=config.data.size, num_frames=config.data.num_frames, fps=config.data.fps, zone_crop=config.data.zone_crop
+    )
+    trainee = build.build_trainee(config, start, classes, spec)
+    if config.trainable.encoder == "lora":
+        build.add_lora(trainee.encoder, config.trainable.lora_rank, config.trainable.lora_alpha)
+    predicts = any("jepa" in source.config.tasks for source in sources.values()) and config.loss.weights.jepa > 0
+    teacher = Teacher(start.encoder, trainee.levels, frozen=config.teacher.frozen) if predicts else None
+    anchor = drift.Anchor(trainee.encoder)
+    optimizer = optim.build_optimizer(trainee.named_parameters(), config.optim, len(unfreeze.encoder_blocks(trainee.encoder)))
+    if isinstance(optimizer, optim.SelectiveProjection):
+        optimizer.anchor({parameter: parameter.detach().clone() for parameter in trainee.encoder.parameters()})
+    lengths = unfreeze.stage_lengths(config, steps)
+    if main:
+        say_decisions(config, accelerator, trainee, sources, steps, per_epoch, lengths)
+
+    # --- run folder, or the state of a killed run
+    run = (
+        RunFolder.reopen(out)
+        if resume
+        else RunFolder.create(out, config, seed=config.seed, data_fingerprint=fingerprint, overwrite=overwrite)
+        if main
+        else RunFolder(out)
+    )
+    done, best = 0, math.inf
+    state_path = run.checkpoints / "resume.pt"
+    if resume and state_path.is_file():
+        state = states.read(state_path)
+        done, best = states.restore(state, trainee, teacher, optimizer, anchor, sources)
+        if main:
+            run.keep_metrics_until(done)
+            logger.info("resuming %s after step %d of %d", out, done, steps)
+    trainee.to(accelerator.device)
+    if teacher is not None:
+        teacher.to(accelerator.device)
+    wrapped: nn.Module = accelerator.prepare_model(trainee)
+    prepared: Any = accelerator.prepare_optimizer(optimizer)
+
+    reading = Reading(
+        config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
+        config.data.num_frames, second_view=any("contrast" in source.config.tasks for source in sources.values()),
+        with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0 or any("flow" in s.config.tasks for s in sources.values()),
+        features=start.encoder.config.embed_dim if config.loss.weights.clear else 0,  # type: ignore[union-attr]
+    )  # fmt: skip
+    sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)
+    if config.loss.weights.clear and not any(source.features for source in sources.values()):
+        states.store_features(trainee, sources, reading)
+    if config.loss.weights.ewc and not anchor.fisher:
+        estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor)
+
+    def batch_of(step: int) -> tuple[list[Draw], Batch]:
+        """The whole batch's draws, and this process's clips of it."""
+        _, _, mix = unfreeze.plan_at(step, config, lengths)
+        draws = sampler.draw(step, mix)
+        frames = config.data.num_frames
+        if config.data.curriculum:
+            frames = min(
+                frames, schedules.frames_at_epoch((step - 1) // per_epoch, every=config.data.curriculum_every, last=frames)
+            )
+        return draws, read_batch(draws[accelerator.process_index :: world], sources, reading.longer(frames))
+
+    watch = Watch(config, trainee, held_out, reading, classes) if main else None
+    watchdog = Watchdog(config.optim.lr, config.optim.clip)
+    reporter = Reporter(run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, start=done)
+    bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
+    weights = config.loss.weights.model_dump()
+    accumulate, learns, total, step = config.accumulate, None, math.nan, done
+    last = min(steps, stop_after or steps)
+    with Interrupts() as interrupts:
+        for step, (draws, batch) in Ahead(
+            batch_of, iter(range(done + 1, last + 1)), depth=2, workers=max(1, config.data.workers)
+        ):
+            number, now_learns, _ = unfreeze.plan_at(step, config, lengths)
+            if now_learns != learns:
+                awake = unfreeze.apply(trainee, now_learns)
+                optim.forget(optimizer, [parameter for parameter in trainee.parameters() if not parameter.requires_grad])
+                learns = now_learns
+                if main:
+                    logger.info(
+                        "step %d, stage %d: %s numbers learn (encoder: %s)", step, number + 1, f"{awake:,}", describe(learns)
+                    )
+            lr = schedules.scheduled_rate(step, steps, config.optim.lr, config.schedule)
+            final_decay = (
+                config.optim.weight_decay if config.optim.final_weight_decay is None else config.optim.final_weight_decay
+            )
+            decay = schedules.weight_decay(step, steps=steps, start=config.optim.weight_decay, final=final_decay)
+            optim.set_rates(optimizer, lr, decay)
+
+            batch = batch.to(accelerator.device)
+            while True:
+                try:
+                    values = gradients(
+                        accelerator,
+                        wrapped,
+                        trainee,
+                        teacher,
+                        batch,
+                        draws,
+                        config,
+                        step,
+                        accumulate,
+                        sources,
+                        weights,
+                        classes,
+                    )
+                    break
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    prepared.zero_grad(set_to_none=True)
+                    accumulate = split_further(error, config, accumulate, world)
+            penalties = anchor.pull(trainee.encoder, config.loss.weights.anchor, config.loss.weights.ewc)
+            values.update({name: float(value) for name, value in penalties.items()})
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)
+            prepared.step()
+            prepared.zero_grad(set_to_none=True)
+            if teacher is not None:
+                final = config.teacher.momentum if config.teacher.final_momentum is None else config.teacher.final_momentum
+                teacher.follow(
+                    trainee.encoder, schedules.teacher_momentum(step, steps=steps, start=config.teacher.momentum, final=final)
+                )
+
+            total = sum(weights.get(name, 1.0) * values[name] for name in values if name not in penalties) + sum(
+                values[n] for n in penalties
+            )
+            watchdog.see(step, total, values)
+            reporter.step(step, {"loss": total, **values, "grad_norm": float(norm), "lr": lr}, config.batch_size)
+            stop = interrupts.asked or step == last
+            epoch_ends = step % per_epoch == 0
+            if watch is not None and ((config.watch.every and step % config.watch.every == 0) or step == steps):
+                reporter.write(
+                    "watch", step, {**watch.look(step), **{f"drift_{k}": v for k, v in anchor.drift(trainee.encoder).items()}}
+                )
+            if step == steps and config.drift.wise is not None:
+                anchor.average(trainee.encoder, config.drift.wise)
+            if held_out and (step == steps or (step % config.validate_every == 0 if config.validate_every else epoch_ends)):
+                scores = validate(trainee, teacher, held_out, reading, config, accelerator)
+                if main:
+                    reporter.write("val", step, scores)
+                    judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
+                    is_best = judged < best
+                    logger.info(
+                        "validation at step %d: %s%s",
+                        step,
+                        "  ".join(f"{k} {v:.4g}" for k, v in scores.items()),
+                        "  saved best" if is_best else "",
+                    )
+                    if is_best:
+                        best = judged
+                        bundles.save("best", trainee, teacher, step, scores)
+            if main and (step % config.save_every == 0 or stop or step == steps):
+                bundles.save("last", trainee, teacher, step, {"loss": total})
+                states.write(state_path, states.collect(step, best, trainee, teacher, optimizer, anchor, sources))
+            if stop:
+                break
+    reporter.close()
+    accelerator.wait_for_everyone()
+    seconds = time.perf_counter() - began
+    if main:
+        logger.info(
+            "%s at step %d of %d after %s", "stopped and saved" if step < steps else "finished", step, steps, duration(seconds)
+        )
+    chosen = run.checkpoints / ("best.safetensors" if best < math.inf else "last.safetensors")
+    return Outcome(run.path, chosen, step, total, step < steps, seconds)
+
+
+def gradients(
+    accelerator: Accelerator, wrapped: nn.Module, trainee: Trainee, teacher: Teacher | None, batch: Batch, draws: list[Draw],
+    config: TrainConfig, step: int, parts: int, sources: dict[str, Source], weights: dict[str, float], classes: tuple[str, ...],
+) -> dict[str, float]:  # fmt: skip
+    """Forward and backward of one batch, in `parts`; the gradients are those of the whole batch over all processes."""
+    trainee.train()
+    world, rank = accelerator.num_processes, accelerator.process_index
+    members = {task: sum(takes_part(task, draw, sources, classes) for draw in draws) for task in [*batch.tasks, "clear"]}
+
+    def scale(task: str, rows: Tensor) -> float:
+        # Mean over these rows -> this part's share of the mean over all rows; DDP then averages over processes.
+        return int(rows.sum()) * world / max(1, members[task])
+
+    shape = trainee.grid(batch.frames.permute(0, 4, 1, 2, 3))
+    mine: masks.Masks = []
+    if teacher is not None and config.masks.kind == "mgmae":
+        mine = masks.draw_masks(config.masks, shape, len(batch), config.seed + rank, step, batch.flow)
+    elif teacher is not None:
+        mine = [
+            (a[rank::world], b[rank::world]) for a, b in masks.draw_masks(config.masks, shape, len(draws), config.seed, step)
+        ]
+    mine = [(seen.to(batch.frames.device), hidden.to(batch.frames.device)) for seen, hidden in mine]
+    sums: dict[str, float] = {}
+    for number in range(parts):
+        torch.manual_seed(hash((config.seed, step, number, rank)) % 2**63)
+        part = slice(number, None, parts)
+        piece = batch[part]
+        together = nullcontext() if number == parts - 1 else accelerator.no_sync(wrapped)
+        with together, accelerator.autocast():
+            latents = None
+            if teacher is not None and "jepa" in piece.tasks and bool((rows := piece.tasks["jepa"]).any()):
+                latents = teacher(trainee.normalise(piece.frames[rows]))
+            targets = Targets(latents, [(seen[part], hidden[part]) for seen, hidden in mine], step)
+            losses = wrapped(piece, targets, scale)
+            loss = weighted_sum(losses, weights)
+            accelerator.backward(loss)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+    return sums
+
+
+def open_sources(config: TrainConfig, cache: Path, which: str) -> dict[str, Source]:
+    """All sources of one split; a source without validation clips is left out of validation."""
+    opened: dict[str, Source] = {}
+    for name, source in config.data.sources.items():
+        split = source.split if which == "train" else source.val_split
+        needs_classes = which == "train" and "action" in source.tasks
+        try:
+            opened[name] = open_source(name, source, config.data, cache, split=split, classes_needed=needs_classes)
+        except NothingThereError:
+            if which == "train":
+                raise
+            logger.warning("source %s has no clips of split %r: it is not validated on", name, split)
+    return opened
+
+
+def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str, ...]:
+    """Class names: as set, else what the training clips hold, in alphabetical order."""
+    if config.model.classes:
+        return config.model.classes
+    found = {
+        str(clip.labels[source.config.label])
+        for source in sources.values()
+        if "action" in source.config.tasks or "motion_aux" in source.config.tasks
+        for clip in source.clips
+        if source.config.label in clip.labels
+    }
+    return tuple(sorted(found))
+
+
+def estimate_fisher(
+    config: TrainConfig,
+    trainee: Trainee,
+    teacher: Teacher | None,
+    sampler: Sampler,
+    sources: dict[str, Source],
+    reading: Reading,
+    anchor: drift.Anchor,
+) -> None:
+    """EWC: squared gradients of the run's own losses at the start, over a few batches."""
+    accelerator = Accelerator(cpu=True)
+    weights = config.loss.weights.model_dump()
+    for number in range(1, config.drift.fisher_batches + 1):
+        draws = sampler.draw(number)
+        batch = read_batch(draws, sources, reading)
+        gradients(accelerator, trainee, trainee, teacher, batch, draws, config, number, 1, sources, weights, reading.classes)
+        anchor.add_fisher(trainee.encoder, 1 / config.drift.fisher_batches)
+        trainee.zero_grad(set_to_none=True)
+
+
+def split_further(error: BaseException, config: TrainConfig, parts: int, world: int) -> int:
+    """Twice the parts, while they come out even; else RunError with what fits."""
+    mine = config.batch_size // world
+    larger = next((n for n in range(parts + 1, mine + 1) if mine % n == 0), None)
+    if larger is None:
+        raise RunError(
+            f"Out of memory with a single clip at a time ({str(error).splitlines()[0]}).\n"
+            "Use a smaller model (--set model.size=small), --set model.gradient_checkpointing=true, a smaller picture "
+            "(--set data.size=...), fewer frames, or freeze the encoder (--set trainable.encoder=none)."
+        ) from error
+    logger.warning(
+        "out of memory: the batch is split into %d parts of %d clips (its gradients stay the same)", larger, mine // larger
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return larger
+
+
+def describe(learns: Any) -> str:
+    extra = {"prefix": f" {learns.depth:.0%}", "last": f" {learns.blocks}", "lora": f" rank {learns.lora_rank}"}
+    return str(learns.encoder) + extra.get(learns.encoder, "")
+
+
+def say_decisions(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    trainee: Trainee,
+    sources: dict[str, Source],
+    steps: int,
+    per_epoch: int,
+    lengths: list[int],
+) -> None:
+    """Every derived value with its reason, before the first step."""
+    clips = ", ".join(f"{name} {len(source.usable)}" for name, source in sources.items())
+    heads = ", ".join(f"{name} {build.count(head):,}" for name, head in trainee.heads.items()) or "none"
+    logger.info(
+        "recipe %s on %s, precision %s, %d process(es), %d thread(s)",
+        config.recipe,
+        accelerator.device,
+        accelerator.mixed_precision,
+        accelerator.num_processes,
+        torch.get_num_threads(),
+    )
+    logger.info(
+        "encoder %s numbers, predictor %s, heads: %s",
+        f"{build.count(trainee.encoder):,}",
+        f"{build.count(trainee.predictor):,}" if trainee.predictor else "none",
+        heads,
+    )
+    why = "as set" if config.steps else f"{config.epochs:g} epochs x {per_epoch} batches"
+    logger.info("clips: %s; batch %d in %d part(s); steps %d = %s", clips, config.batch_size, config.accumulate, steps, why)
+    if len(lengths) > 1:
+        logger.info("stages: %s steps", ", ".join(map(str, lengths)))
+    shape = (config.data.num_frames // trainee.tubelet, config.data.size // trainee.patch, config.data.size // trainee.patch)
+    if config.masks.kind != "mgmae":
+        drawn = masks.draw_masks(config.masks, shape, config.batch_size, config.seed, 1)
+        logger.info("%s", masks.describe(drawn, shape))

@@ -1,0 +1,114 @@
+"""The losses, each a function of tensors.
+
+B clips, N tokens, K kept or masked tokens, D width, C classes, H horizons.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from surg.errors import ConfigError
+
+
+def normalised(targets: Tensor, levels: int = 1) -> Tensor:
+    """LayerNorm over each level's features, without weights: what the predictor is asked for.  (B, N, levels * D)."""
+    parts = targets.float().unflatten(-1, (levels, -1))
+    return F.layer_norm(parts, parts.shape[-1:]).flatten(-2)
+
+
+def latent(predicted: Tensor, target: Tensor, exponent: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """Mean of |predicted - target|^p / p; p = 1 is L1, p = 2 half the MSE.  `weight`: (B, K), scaled to mean 1."""
+    error = (predicted.float() - target.float()).abs()
+    error = error if exponent == 1.0 else error**exponent
+    if weight is not None:
+        error = error * (weight / weight.mean().clamp_min(1e-12)).unsqueeze(-1)
+    return error.mean() / exponent
+
+
+def distance_to_masked(context: Tensor, masked: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Distance from each context token to the nearest masked one, in tokens.  (B, K), (B, M) ids -> (B, K)."""
+    _, height, width = grid
+
+    def place(ids: Tensor) -> Tensor:
+        return torch.stack([ids // (height * width), ids // width % height, ids % width], dim=-1).float()
+
+    return torch.cdist(place(context), place(masked)).amin(dim=-1)
+
+
+def context(predicted: Tensor, target: Tensor, distance: Tensor, exponent: float = 1.0) -> Tensor:
+    """V-JEPA 2.1's loss on visible tokens: each error divided by the root of its distance to the nearest masked token."""
+    error = (predicted.float() - target.float()).abs() ** exponent
+    return (error / distance.clamp_min(1.0).sqrt().unsqueeze(-1)).mean() / exponent
+
+
+def context_weight(step: int, lambda_: float, start: int = 15_000, end: int = 30_000) -> float:
+    """0 until `start`, then a straight ramp to `lambda_` at `end` (2.1's values are the defaults)."""
+    return lambda_ * min(1.0, max(0.0, (step - start) / max(1, end - start)))
+
+
+def info_nce(first: Tensor, second: Tensor, queue: Tensor | None = None, temperature: float = 0.07) -> Tensor:
+    """Two views of each clip attract, everything else repels.  (B, D), (B, D), queue (Q, D) of earlier views.
+
+    Without the queue a batch of 4 gives each clip 3 negatives.
+    """
+    first, second = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
+    where = torch.arange(len(first), device=first.device)
+
+    def one_way(a: Tensor, b: Tensor) -> Tensor:
+        candidates = b if queue is None else torch.cat([b, F.normalize(queue.float(), dim=-1)])
+        return F.cross_entropy(a @ candidates.T / temperature, where)
+
+    return (one_way(first, second) + one_way(second, first)) / 2
+
+
+def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
+    """Binary focal loss, mean over elements; `alpha` weighs positives, 1 - alpha negatives."""
+    target = target.to(logits.dtype)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = torch.sigmoid(logits) * (1 - target) + (1 - torch.sigmoid(logits)) * target
+    loss = wrong**gamma * cross_entropy
+    if alpha is not None:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss.mean()
+
+
+def logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor) -> Tensor:
+    """Binary cross-entropy with the log-odds of the training prior added to the logit while training.
+
+    The network then learns log-odds as if classes were balanced; add the deployment prior's log-odds to calibrate.
+    """
+    prior = prior.clamp(1e-4, 1 - 1e-4).to(logits)
+    return F.binary_cross_entropy_with_logits(logits + torch.log(prior / (1 - prior)), target.to(logits.dtype))
+
+
+def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0) -> Tensor:
+    """Where it happens, per token.  (B, N) logits against (B, N) shares of the token covered; NaN targets do not count."""
+    known = torch.isfinite(target)
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    filled = torch.where(known, target, torch.zeros_like(target)).to(logits.dtype)
+    per_token = F.binary_cross_entropy_with_logits(logits, filled, reduction="none")
+    weight = known.to(logits.dtype) * (1 + (positive_weight - 1) * filled)
+    return (per_token * weight).sum() / weight.sum()
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Total of all losses, each times its weight; a loss without a weight is our mistake."""
+    total: Tensor | None = None
+    for name, value in losses.items():
+        if name not in weights:
+            raise ConfigError(f"The loss {name!r} has no weight. Known weights: {', '.join(sorted(weights))}.")
+        term = value * weights[name]
+        total = term if total is None else total + term
+    if total is None:
+        raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set losses.jepa=1.")
+    return total
+
+
+def class_weights(counts: Sequence[int], smoothing: float = 1.0) -> Tensor:
+    """Inverse-frequency weights with mean 1 over the training clips; `smoothing` clips are added to each class."""
+    counts_ = torch.tensor(counts, dtype=torch.float32) + smoothing
+    weights = counts_.sum() / (len(counts_) * counts_)
+    return weights / (weights * counts_ / counts_.sum()).sum()

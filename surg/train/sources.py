@@ -1,0 +1,149 @@
+"""The training clips of a run: sources, their shares of a batch, and which clip stands where in which step.
+
+What step s draws is a pure function of (seed, s): a run that was killed, or that runs on more processes, draws the same clips.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from surg.data.manifest import Clip, Manifest
+from surg.errors import ConfigError, DataError
+from surg.train.config import DataConfig, SourceConfig
+from surg.train.store import ClipStore, StoreSpec, open_store
+
+logger = logging.getLogger(__name__)
+# The stored picture is this much larger than the encoder's, so that crops can vary without being blown up.
+MARGIN = 1.25
+
+
+class NothingThereError(DataError):
+    """A manifest has no clips for what was asked."""
+
+
+@dataclass
+class Source:
+    """One source's clips of one split, decoded."""
+
+    name: str
+    config: SourceConfig
+    clips: list[Clip]
+    store: ClipStore
+    usable: npt.NDArray[np.int64]
+    """Numbers of the clips that could be decoded, in the order of the curriculum."""
+    fingerprint: str
+    features: dict[int, Any] = field(default_factory=dict)
+    """CLEAR: what the starting encoder said about each clip."""
+
+    def count(self, index: int) -> int:
+        return self.store.entries[index].count
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place of a batch."""
+
+    source: str
+    index: int
+    """Number of the clip in its source."""
+    seed: tuple[int, ...]
+    """Of everything random about it: window, crop, colour."""
+
+
+def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, *, split: str, classes_needed: bool) -> Source:
+    """Read a manifest's split and decode it. Raises DataError with what to do when nothing is left."""
+    if config.manifest is None:
+        raise ConfigError(
+            f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet (surg data index makes it)"
+        )
+    manifest = Manifest.read(config.manifest)
+    selected = manifest.select(split=split)
+    clips = [clip for clip in selected.clips() if _matches(clip, config.where)]
+    if not clips:
+        found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
+        condition = f" with {config.where}" if config.where else ""
+        raise NothingThereError(
+            f"{config.manifest} has no clips of split {split!r}{condition}. Splits found: {found or 'none'}.\n"
+            f"Make splits by case: surg data split {config.manifest}; or choose one: --set data.sources.{name}.split=NAME"
+        )
+    if classes_needed and not any(config.label in clip.labels for clip in clips):
+        raise DataError(
+            f"No clip of {config.manifest} has the label {config.label!r} that the action head learns.\n"
+            f"Labels there: {sorted({key for clip in clips for key in clip.labels})}. Choose: --set data.sources.{name}.label=NAME"
+        )
+    if config.limit is not None:
+        # A spread over the file and not its head, which is often one case.
+        clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, min(config.limit, len(clips))).astype(int))]
+    varies = config.zone or data.augment.scale != (1.0, 1.0)
+    size = round(data.size * MARGIN) if varies else data.size
+    spec = StoreSpec(size=size, fps=data.fps, zone_crop=data.zone_crop * MARGIN if config.zone else 0.0, least=data.num_frames)
+    store = open_store(clips, spec, cache, f"{name}-{split}", data.workers, data.max_bad)
+    usable = np.array([number for number, entry in enumerate(store.entries) if entry.count], np.int64)
+    if data.order == "easy-first":
+        usable = usable[np.argsort([float(clips[number].meta.get("motion", number)) for number in usable], kind="stable")]
+    return Source(name, config, clips, store, usable, manifest.fingerprint)
+
+
+def _matches(clip: Clip, where: dict[str, Any]) -> bool:
+    return all(str(clip.labels.get(key, clip.meta.get(key))) == str(value) for key, value in where.items())
+
+
+def shares_to_counts(shares: dict[str, float], batch_size: int, step: int) -> dict[str, int]:
+    """Split a batch by shares. What does not come out even is paid over the steps: every source gets its share on average."""
+    total = sum(shares.values())
+    if total <= 0:
+        raise ConfigError("No source has a share of the batch above 0.")
+    names = [name for name, share in shares.items() if share > 0]
+    ends = np.cumsum([shares[name] / total * batch_size for name in names])
+    ends[-1] = batch_size
+    # A golden-ratio offset spreads the rounding evenly over steps.
+    offset = step * 0.6180339887498949 % 1.0
+    edges = np.concatenate([[0], np.floor(ends[:-1] + offset), [batch_size]]).astype(int).clip(0, batch_size)
+    counts = np.diff(np.maximum.accumulate(edges))
+    return {name: int(count) for name, count in zip(names, counts)}
+
+
+class Sampler:
+    """Draws the batch of a step out of the sources."""
+
+    def __init__(
+        self, sources: dict[str, Source], batch_size: int, seed: int, *, order: str = "uniform", steps: int = 1
+    ) -> None:
+        self.sources, self.batch_size, self.seed, self.order, self.steps = sources, batch_size, seed, order, steps
+        self._permutations: dict[tuple[str, int, int, int], npt.NDArray[np.int64]] = {}
+
+    def draw(self, step: int, shares: dict[str, float] | None = None) -> list[Draw]:
+        """The whole batch of `step` (from 1), over all processes; sources alternate so that every slice has its mix."""
+        shares = shares or {name: source.config.share for name, source in self.sources.items()}
+        counts = shares_to_counts(shares, self.batch_size, step)
+        draws: list[tuple[float, Draw]] = []
+        for number, (name, count) in enumerate(counts.items()):
+            largest = self._largest(shares, name)
+            for place in range(count):
+                index = self._clip(name, (step - 1) * largest + place, step)
+                key = (place + 0.5) / count
+                draws.append((key, Draw(name, index, (self.seed, step, number, place))))
+        draws.sort(key=lambda entry: entry[0])
+        return [draw for _, draw in draws]
+
+    def _largest(self, shares: dict[str, float], name: str) -> int:
+        return int(np.ceil(shares[name] / sum(shares.values()) * self.batch_size))
+
+    def _clip(self, name: str, position: int, step: int) -> int:
+        """Every clip once an epoch, each epoch in its own order."""
+        usable = self.sources[name].usable
+        if self.order == "easy-first":
+            known = min(1.0, 0.25 + 1.5 * step / self.steps)
+            usable = usable[: max(1, int(len(usable) * known))]
+        epoch, place = divmod(position, len(usable))
+        key = (name, epoch, len(usable), int(usable[0]))
+        if key not in self._permutations:
+            if len(self._permutations) > 32:
+                self._permutations.clear()
+            generator = np.random.default_rng([self.seed, epoch, *name.encode()])
+            self._permutations[key] = generator.permutation(usable)
+        return int(self._permutations[key][place])

@@ -1,0 +1,151 @@
+"""What a run writes: bundles that others load, and the state that a killed run goes on from."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from surg.data.preprocess import PreprocessSpec
+from surg.errors import RunError
+from surg.model.checkpoint import save_bundle
+from surg.runs import RunFolder, atomic_file
+from surg.train import build
+from surg.train.batches import Reading, read_batch
+from surg.train.config import TrainConfig
+from surg.train.drift import Anchor
+from surg.train.sources import Draw, Source
+from surg.train.teacher import Teacher
+from surg.train.trainee import Trainee
+
+logger = logging.getLogger(__name__)
+
+
+class Bundles:
+    """Writes RUN/checkpoints/{last,best}.safetensors with everything that serving and evaluation want to know."""
+
+    def __init__(
+        self, run: RunFolder, config: TrainConfig, spec: PreprocessSpec, classes: tuple[str, ...], start: build.Start, fingerprint: str,
+        sources: dict[str, Source],
+    ) -> None:  # fmt: skip
+        self.run, self.config, self.spec, self.classes, self.start = run, config, spec, classes, start
+        self.fingerprint, self.sources = fingerprint, sources
+
+    def save(self, name: str, trainee: Trainee, teacher: Teacher | None, step: int, scores: dict[str, float]) -> Path:
+        encoder = teacher.encoder if teacher is not None and self.config.teacher.export else trainee.encoder
+        if self.config.trainable.encoder == "lora":
+            encoder = build.merge_lora(encoder)
+        parts: dict[str, nn.Module] = {"encoder": encoder}
+        if trainee.predictor is not None:
+            parts["predictor"] = trainee.predictor
+        parts |= {f"head.{head}": module for head, module in trainee.heads.items() if head in build.BUNDLED_HEADS}
+        # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
+        if self.config.trainable.encoder == "none":
+            parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}
+        meta = {
+            **{
+                key: self.start.meta[key]
+                for key in ("classes", "horizons_s", "thresholds", "calibration")
+                if key in self.start.meta
+            },
+            "recipe": self.config.recipe,
+            "step": step,
+            "seed": self.config.seed,
+            "preprocess": self.spec.model_dump(mode="json"),
+            "fps": self.config.data.fps,
+            "num_frames": self.config.data.num_frames,
+            "data_fingerprint": self.fingerprint,
+            "data": {
+                key: {"clips": len(source.usable), "fingerprint": source.fingerprint} for key, source in self.sources.items()
+            },
+            "init_sha256": self.start.sha256,
+            "trained_encoder": self.config.trainable.encoder,
+            "encoder_from": "teacher" if encoder is not trainee.encoder and self.config.teacher.export else "student",
+            "scores": {key: round(float(value), 6) for key, value in scores.items()},
+        }
+        if "action" in trainee.heads or "motion_aux" in trainee.heads:
+            meta["classes"] = list(self.classes)
+        if "sterility" in trainee.heads:
+            meta["horizons_s"] = list(self.config.model.horizons_s)
+        path = self.run.checkpoints / f"{name}.safetensors"
+        save_bundle(path, parts, {}, meta)
+        return path
+
+
+def collect(
+    step: int,
+    best: float,
+    trainee: Trainee,
+    teacher: Teacher | None,
+    optimizer: torch.optim.Optimizer,
+    anchor: Anchor,
+    sources: dict[str, Source],
+) -> dict[str, Any]:
+    """Everything that the next step depends on. Batches, crops and masks do not: they are functions of (seed, step)."""
+    names = {parameter: name for name, parameter in trainee.named_parameters()}
+    moments = {names[parameter]: dict(entry) for parameter, entry in optimizer.state.items()}
+    return {
+        "step": step,
+        "best": best,
+        "trainee": trainee.state_dict(),
+        "teacher": teacher.state_dict() if teacher is not None else None,
+        "optimizer": moments,
+        "anchor": anchor.start,
+        "fisher": anchor.fisher,
+        "features": {name: {i: torch.from_numpy(f) for i, f in source.features.items()} for name, source in sources.items()},
+    }
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        torch.save(state, file)
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}), so the run cannot go on.\nStart anew from its last weights: --init {path.parent / 'last.safetensors'}"
+        ) from error
+    return state
+
+
+def restore(
+    state: dict[str, Any],
+    trainee: Trainee,
+    teacher: Teacher | None,
+    optimizer: torch.optim.Optimizer,
+    anchor: Anchor,
+    sources: dict[str, Source],
+) -> tuple[int, float]:
+    """Put a collected state back. Returns the step done and the best validation loss."""
+    trainee.load_state_dict(state["trainee"])
+    if teacher is not None:
+        teacher.load_state_dict(state["teacher"])
+    parameters = dict(trainee.named_parameters())
+    for name, entry in state["optimizer"].items():
+        optimizer.state[parameters[name]] = entry
+    anchor.start, anchor.fisher = state["anchor"], state["fisher"]
+    if hasattr(optimizer, "anchor"):
+        optimizer.anchor({parameters[f"encoder.{name}"]: tensor for name, tensor in state["anchor"].items()})
+    for name, features in state["features"].items():
+        sources[name].features = {index: tensor.numpy() for index, tensor in features.items()}
+    return int(state["step"]), float(state["best"])
+
+
+@torch.no_grad()
+def store_features(trainee: Trainee, sources: dict[str, Source], reading: Reading) -> None:
+    """CLEAR: what the encoder says at the start about every clip of the replay sources."""
+    trainee.eval()
+    for name, source in sources.items():
+        if not source.config.replay:
+            continue
+        numbers = [int(number) for number in source.usable]
+        for first in range(0, len(numbers), 8):
+            part = numbers[first : first + 8]
+            batch = read_batch([Draw(name, number, (0, number)) for number in part], sources, reading)
+            pooled = trainee.encode(trainee.normalise(batch.frames.to(trainee.mean.device))).float().mean(dim=1).cpu()
+            source.features.update({number: row.numpy().copy() for number, row in zip(part, pooled)})
+    trainee.train()

@@ -1,0 +1,267 @@
+"""Everything that learns behind one forward: a batch in, losses out. So one wrapper (DDP, FSDP) sees it all.
+
+B clips, T frames, N tokens = t * h * w, K visible tokens, M masked tokens, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from surg.data.preprocess import PreprocessSpec
+from surg.train import losses
+from surg.train.batches import Batch
+from surg.train.config import LossConfig
+from surg.train.flow import flow_weights
+
+Grid = tuple[int, int, int]
+
+
+@dataclass
+class Targets:
+    """What the teacher said and which tokens are asked for; made outside the gradient."""
+
+    latents: Tensor | None
+    """Layer-normed teacher tokens of the clips that take part in `jepa`: (rows, N, L * D)."""
+    masks: list[tuple[Tensor, Tensor]]
+    """(visible ids (B, K), masked ids (B, M)) per mask."""
+    step: int = 0
+
+
+class Trainee(nn.Module):
+    """Encoder, predictor and heads. `parts()` names what a bundle stores."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        predictor: nn.Module | None,
+        heads: dict[str, nn.Module],
+        config: LossConfig,
+        spec: PreprocessSpec,
+        *,
+        patch: int,
+        tubelet: int,
+        levels: int = 1,
+        mask_token: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.predictor, self.heads = encoder, predictor, nn.ModuleDict(heads)
+        self.config, self.patch, self.tubelet, self.levels = config, patch, tubelet, levels
+        # Index 0 for every mask: what upstream's wrapper gives with one frame count (facts of the released weights).
+        self.mask_token = mask_token
+        self.encoder_frozen = False
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1, 1) * 255, persistent=False)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 (B, T, S, S, 3) -> float (B, 3, T, S, S)."""
+        return (frames.permute(0, 4, 1, 2, 3).float() - self.mean) / self.std
+
+    def grid(self, clip: Tensor) -> Grid:
+        return clip.shape[2] // self.tubelet, clip.shape[3] // self.patch, clip.shape[4] // self.patch
+
+    def encode(self, clip: Tensor, keep: Tensor | None = None) -> Tensor:
+        if self.encoder_frozen:
+            with torch.no_grad():
+                return self._tokens(clip, keep)
+        return self._tokens(clip, keep)
+
+    def _tokens(self, clip: Tensor, keep: Tensor | None) -> Tensor:
+        tokens: Tensor = self.encoder(clip, keep=keep)
+        return tokens
+
+    def forward(
+        self, batch: Batch, targets: Targets, scale: Callable[[str, Tensor], float], answers: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Losses by name; with `answers` also the heads' logits, filled in there (NaN for clips that take no part). `scale(task, rows)` turns a mean over these rows into this part's share of the whole batch's mean."""
+        clip = self.normalise(batch.frames)
+        out: dict[str, Tensor] = {}
+        weights = self.config.weights
+        if "jepa" in batch.tasks and targets.masks and weights.jepa and (rows := batch.tasks["jepa"]).any():
+            for name, value in self._jepa(clip[rows], targets, batch, rows).items():
+                out[name] = value * scale("jepa", rows)
+        self._supervised(clip, batch, out, scale, answers)
+        if "order" in batch.tasks or "contrast" in batch.tasks:
+            self._pairs(clip, batch, out, scale)
+        if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
+            pooled = self.encode(clip[rows]).float().mean(dim=1)
+            out["clear"] = clear(pooled, batch.stored[rows]) * scale("clear", rows)
+        return out
+
+    def _jepa(self, clip: Tensor, targets: Targets, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
+        assert self.predictor is not None
+        assert targets.latents is not None
+        grid = self.grid(clip)
+        latents, config = targets.latents, self.config
+        weight = flow_weights(batch.flow[rows], config.flow_weight) if config.flow_weight and batch.flow is not None else None
+        masked_losses, context_losses = [], []
+        for visible, masked in targets.masks:
+            visible, masked = visible[rows], masked[rows]
+            tokens = self.encode_levels(clip, visible)
+            predicted = self.predictor(tokens, visible, masked, grid=grid, mask_token=self.mask_token)
+            at_masked = getattr(predicted, "target", predicted)
+            masked_losses.append(
+                losses.latent(
+                    at_masked, _take(latents, masked), config.exponent, None if weight is None else weight.gather(1, masked)
+                )
+            )
+            at_context = getattr(predicted, "context", None)
+            if at_context is not None and config.weights.context:
+                distance = losses.distance_to_masked(visible, masked, grid)
+                context_losses.append(losses.context(at_context, _take(latents, visible), distance, config.exponent))
+        out = {"jepa": torch.stack(masked_losses).mean()}
+        if context_losses:
+            ramp = losses.context_weight(targets.step, 1.0, *config.context_ramp)
+            out["context"] = torch.stack(context_losses).mean() * ramp
+        return out
+
+    def encode_levels(self, clip: Tensor, keep: Tensor | None) -> Tensor:
+        """What the predictor takes: the last level, or all of 2.1's concatenated."""
+        if self.levels == 1:
+            return self.encode(clip, keep)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            tokens: Tensor = self.encoder.levels(clip, keep)  # type: ignore[operator]
+        return tokens
+
+    def _supervised(
+        self,
+        clip: Tensor,
+        batch: Batch,
+        out: dict[str, Tensor],
+        scale: Callable[[str, Tensor], float],
+        answers: dict[str, Tensor] | None,
+    ) -> None:
+        weights, tasks = self.config.weights, batch.tasks
+        wanted = {
+            "action": weights.action,
+            "motion_aux": weights.motion_aux,
+            "flow": weights.flow,
+            "sterility": weights.sterility or weights.breach_map,
+        }
+        on = {name: tasks[name] for name, weight in wanted.items() if weight and name in self.heads and name in tasks}
+        dense, asked = on.get("sterility"), _any(on, tuple(on))
+        if asked is None:
+            return
+        dense = torch.zeros_like(asked) if dense is None else dense
+        # A head may see some of the tokens while it learns: half of them take less than half of the time.
+        shares = (self.config.keep_dense, self.config.keep) if self.training else (1.0, 1.0)
+        groups = [(dense, shares[0]), (asked & ~dense, shares[1])] if shares[0] != shares[1] else [(asked, shares[0])]
+        for rows, share in groups:
+            if not bool(rows.any()):
+                continue
+            keep = self._random_tokens(clip[rows], share) if share < 1.0 else None
+            tokens = self.encode(clip[rows], keep)
+            for name, members in on.items():
+                inside = members[rows]
+                if bool(inside.any()):
+                    both = members & rows
+                    ids = None if keep is None else keep[inside]
+                    losses_of = self._head_losses(name, tokens[inside], batch, both, self.grid(clip), ids, answers)
+                    for loss, value in losses_of.items():
+                        out[loss] = out.get(loss, 0.0) + value * scale(name, both)
+
+    def _head_losses(
+        self,
+        name: str,
+        tokens: Tensor,
+        batch: Batch,
+        rows: Tensor,
+        grid: Grid,
+        keep: Tensor | None,
+        answers: dict[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
+        """Losses of one head on the tokens of its clips `rows`; `keep` are the ids of the tokens where not all are there."""
+        head = self.heads[name]
+        if name == "action":
+            smoothing = self.config.label_smoothing if self.training else 0.0
+            logits = head(tokens).float()
+            _answer(answers, "action", logits, rows)
+            return {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing)}
+        if name == "motion_aux":
+            return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows])}
+        if name == "flow":
+            assert batch.flow is not None
+            flow = batch.flow[rows].flatten(1, 3)
+            return {"flow": F.smooth_l1_loss(head(tokens).float(), flow if keep is None else _take(flow, keep), beta=0.1)}
+        logits, place = head(tokens, grid, batch.zone[rows], keep)
+        _answer(answers, "breach", logits.float(), rows)
+        found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}
+        if self.config.weights.breach_map:
+            where = batch.place[rows].flatten(1)
+            found["breach_map"] = losses.dense(place.float().flatten(1), where if keep is None else where.gather(1, keep))
+        return found
+
+    def _random_tokens(self, clip: Tensor, share: float) -> Tensor:
+        t, h, w = self.grid(clip)
+        count = max(1, round(t * h * w * share))
+        scores = torch.rand(len(clip), t * h * w, device=clip.device)
+        return scores.topk(count, dim=1).indices.sort(dim=1).values
+
+    def _pairs(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
+        """Stage 1: the halves of a clip give the temporal order, a second view the contrast."""
+        rows = _any(batch.tasks, ("order", "contrast"))
+        if rows is None or not bool(rows.any()):
+            return
+        weights, part = self.config.weights, clip[rows]
+        half = part.shape[2] // 2
+        early, late = self.encode(part[:, :, :half]), self.encode(part[:, :, half:])
+        if weights.order and "order" in self.heads:
+            out["order"] = self.heads["order"](early, late) * scale("order", rows)
+        if weights.mask_aux and "mask_aux" in self.heads and "mask_aux" in batch.tasks:
+            out["mask_aux"] = self.heads["mask_aux"](torch.cat([early, late], dim=1), part) * scale("order", rows)
+        if weights.contrast and "contrast" in self.heads and batch.views is not None:
+            views = self.normalise(batch.views[rows])
+            other = torch.cat([self.encode(views[:, :, :half]), self.encode(views[:, :, half:])], dim=1)
+            out["contrast"] = self.heads["contrast"](torch.cat([early, late], dim=1), other) * scale("order", rows)
+
+
+def _answer(answers: dict[str, Tensor] | None, name: str, logits: Tensor, rows: Tensor) -> None:
+    if answers is not None:
+        answers[name] = logits.new_full((len(rows), logits.shape[1]), torch.nan)
+        answers[name][rows] = logits.detach()
+
+
+def motion_aux_loss(predicted: tuple[Tensor, Tensor], action: Tensor, motion: Tensor) -> Tensor:
+    """Class and (z-normed) motion features; what a clip does not have is left out."""
+    logits, features = predicted
+    total = logits.sum() * 0.0 + features.sum() * 0.0
+    if bool((action >= 0).any()):
+        total = total + F.cross_entropy(logits.float(), action, ignore_index=-1)
+    known = torch.isfinite(motion[:, : features.shape[1]])
+    if bool(known.any()):
+        total = total + F.smooth_l1_loss(features.float()[known], motion[:, : features.shape[1]][known])
+    return total
+
+
+def breach_loss(logits: Tensor, target: Tensor, config: LossConfig, prior: Tensor | None = None) -> Tensor:
+    """Mean over the horizons that are known.  (B, H), (B, H)."""
+    known = torch.isfinite(target)
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    if config.rare == "focal":
+        return losses.focal(logits[known], target[known], config.focal_gamma)
+    if config.rare == "logit-adjusted" and prior is not None:
+        return losses.logit_adjusted(logits[known], target[known], prior.expand_as(target)[known])
+    return F.binary_cross_entropy_with_logits(logits[known], target[known])
+
+
+def clear(features: Tensor, stored: Tensor) -> Tensor:
+    """CLEAR's cloning term for features: mean squared distance of replayed clips' features to those stored.  (B, D)."""
+    return F.mse_loss(features.float(), stored.float())
+
+
+def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def _any(tasks: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
+    rows: Tensor | None = None
+    for name in names:
+        if name in tasks:
+            rows = tasks[name] if rows is None else rows | tasks[name]
+    return rows

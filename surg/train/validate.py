@@ -1,0 +1,99 @@
+"""Scores on clips of the validation split: the losses, and what they stand for."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+
+from surg.train import masks
+from surg.train.batches import Batch, Reading, read_batch
+from surg.train.config import TrainConfig
+from surg.train.losses import weighted_sum
+from surg.train.sources import Draw, Source
+from surg.train.teacher import Teacher
+from surg.train.trainee import Targets, Trainee
+
+
+@torch.no_grad()
+def validate(
+    trainee: Trainee,
+    teacher: Teacher | None,
+    held_out: dict[str, Source],
+    reading: Reading,
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Mean losses over the same clips, windows and masks every time; top-1 of the action, average precision of the breach."""
+    trainee.eval()
+    still = Reading(**{**reading.__dict__, "training": False, "features": 0})
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    action: list[npt.NDArray[np.int64]] = []
+    breach: list[npt.NDArray[np.float64]] = []
+    weights = config.loss.weights.model_dump()
+    for number, draws in enumerate(validation_draws(held_out, config)):
+        batch = read_batch(draws, held_out, still).to(accelerator.device)
+        torch.manual_seed(number)
+        targets = _targets(trainee, teacher, batch, config, number, accelerator)
+        with accelerator.autocast():
+            answers: dict[str, torch.Tensor] = {}
+            values = trainee(batch, targets, lambda _, __: 1.0, answers)
+        for name, value in values.items():
+            rows = len(batch)
+            sums[name] = sums.get(name, 0.0) + float(value) * rows
+            counts[name] = counts.get(name, 0) + rows
+        if "action" in answers:
+            known = torch.isfinite(answers["action"][:, 0])
+            action.append(torch.stack([answers["action"].argmax(1)[known].cpu(), batch.action[known].cpu()], 1).numpy())
+        if "breach" in answers:
+            known = torch.isfinite(batch.breach[:, 0]) & torch.isfinite(answers["breach"][:, 0])
+            breach.append(
+                torch.stack([answers["breach"][known, 0].cpu().double(), batch.breach[known, 0].cpu().double()], 1).numpy()
+            )
+    trainee.train()
+    scores = {name: sums[name] / counts[name] for name in sums}
+    total = weighted_sum({name: torch.tensor(value) for name, value in scores.items()}, weights)
+    out = {"loss": float(total), **scores}
+    if action and len(pairs := np.concatenate(action)):
+        out["action_top1"] = float((pairs[:, 0] == pairs[:, 1]).mean())
+    if breach and len(scored := np.concatenate(breach)):
+        out["breach_ap"] = average_precision(scored[:, 0], scored[:, 1])
+        out["breach_prior"] = float(scored[:, 1].mean())
+    answered = [out[name] for name in ("action_top1", "breach_ap") if np.isfinite(out.get(name, np.nan))]
+    if answered:
+        out["score"] = float(np.mean(answered))
+    return out
+
+
+def validation_draws(held_out: dict[str, Source], config: TrainConfig) -> list[list[Draw]]:
+    """Up to `val_batches` batches, spread evenly over each source's clips; one source a batch."""
+    per_source = max(1, config.val_batches // max(1, len(held_out)))
+    out: list[list[Draw]] = []
+    for number, (name, source) in enumerate(held_out.items()):
+        wanted = min(len(source.usable), per_source * config.batch_size)
+        chosen = source.usable[np.unique(np.linspace(0, len(source.usable) - 1, wanted).astype(int))]
+        draws = [Draw(name, int(index), (config.seed, 0, number, int(index))) for index in chosen]
+        out += [draws[first : first + config.batch_size] for first in range(0, len(draws), config.batch_size)]
+    return out
+
+
+def average_precision(score: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> float:
+    """Area under precision over recall, as a step function. NaN without positives."""
+    if not truth.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    hits = truth[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float((precision * hits).sum() / hits.sum())
+
+
+def _targets(
+    trainee: Trainee, teacher: Teacher | None, batch: Batch, config: TrainConfig, number: int, accelerator: Accelerator
+) -> Targets:
+    if teacher is None or "jepa" not in batch.tasks or not bool(batch.tasks["jepa"].any()):
+        return Targets(None, [])
+    clip = trainee.normalise(batch.frames[batch.tasks["jepa"]])
+    drawn = masks.draw_masks(config.masks, trainee.grid(clip), len(batch), config.seed + 1, number, batch.flow)
+    with accelerator.autocast():
+        latents = teacher(clip)
+    return Targets(latents, [(seen.to(clip.device), hidden.to(clip.device)) for seen, hidden in drawn])
