@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        width, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
+        width, hidden = config.embed_dim, round(config.embed_dim * config.mlp_ratio)
         self.patch_embed = PatchEmbed(config.in_channels, width, config.tubelet_size, config.patch_size)
         if config.image_path:
             self.patch_embed_img = PatchEmbed(config.in_channels, width, 1, config.patch_size)
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return self.layers(clip, (self.config.depth - 1,), keep)[0]
 
     def levels(self, clip: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens of several depths side by side, (B, N, levels * D): 2.1's own levels, or four spread evenly over the blocks."""
+        """Tokens of several depths side by side, (B, N, levels * D): 2.1's levels, or four spread evenly over the blocks."""
         return torch.cat(self.layers(clip, self.level_blocks, keep), -1)
 
     @property

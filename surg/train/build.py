@@ -112,6 +112,8 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
     if "sterility" in tasks:
         fresh = SterilityHead(width, depth=config.model.head_depth, horizons_s=config.model.horizons_s)
         heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
+    if "flow" in tasks:
+        heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
     if "order" in tasks:
         heads["order"] = OrderHead(width)
     if "contrast" in tasks:

@@ -17,17 +17,16 @@ def token_flow(frames: npt.NDArray[np.uint8], tubelet: int, patch: int) -> npt.N
     The last step repeats the one before it: nothing follows.
     """
     steps, patches = len(frames) // tubelet, frames.shape[1] // patch
-    # A quarter of the picture's side is enough for a field that is averaged over 16 x 16 pixels.
+    # Half of the picture's side is enough for a field that is averaged over 16 x 16 pixels.
     side = max(frames.shape[1] // 2, 32)
     grey = [
         cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (side, side), interpolation=cv2.INTER_AREA)
         for frame in frames[::tubelet]
     ]
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     out = np.zeros((steps, patches, patches, 2), np.float32)
     for step in range(steps - 1):
-        field = cv2.calcOpticalFlowFarneback(
-            grey[step], grey[step + 1], np.zeros((side, side, 2), np.float32), 0.5, 3, 15, 2, 5, 1.2, 0
-        )
+        field = solver.calc(grey[step], grey[step + 1], np.zeros((side, side, 2), np.float32))
         out[step] = cv2.resize(field, (patches, patches), interpolation=cv2.INTER_AREA) * (patches / side)
     if steps > 1:
         out[-1] = out[-2]

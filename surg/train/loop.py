@@ -119,7 +119,7 @@ def train(
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
         config.data.num_frames, second_view=any("contrast" in source.config.tasks for source in sources.values()),
-        with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0,
+        with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0 or any("flow" in s.config.tasks for s in sources.values()),
         features=start.encoder.config.embed_dim if config.loss.weights.clear else 0,  # type: ignore[union-attr]
     )  # fmt: skip
     sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)
@@ -217,7 +217,8 @@ def train(
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
                 if main:
                     reporter.write("val", step, scores)
-                    is_best = scores["loss"] < best
+                    judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
+                    is_best = judged < best
                     logger.info(
                         "validation at step %d: %s%s",
                         step,
@@ -225,7 +226,7 @@ def train(
                         "  saved best" if is_best else "",
                     )
                     if is_best:
-                        best = scores["loss"]
+                        best = judged
                         bundles.save("best", trainee, teacher, step, scores)
             if main and (step % config.save_every == 0 or stop or step == steps):
                 bundles.save("last", trainee, teacher, step, {"loss": total})

@@ -77,7 +77,7 @@ def _pictures(folder: Path) -> dict[int, list[tuple[int, Path]]]:
     return {video: sorted(pictures) for video, pictures in videos.items()}
 
 
-def _ratings(folder: Path, ledger: Ledger) -> dict[str, tuple[float, float, float]]:
+def _ratings(folder: Path, ledger: Ledger) -> dict[str, tuple[float, ...]]:
     path = folder / "annotation_ds_coco.json"
     if not path.is_file():
         if folder.is_dir():

@@ -18,7 +18,7 @@ from surg.errors import DataError
 
 LICENCE = "CC BY 4.0"
 SPLITS = {"1": "train", "2": "test"}
-_MARKS = re.compile(r"_[a-z]+_[fulh]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$")
+_MARKS = re.compile(r"_[fulh]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$")
 
 
 def read(root: Path, ledger: Ledger, *, fold: Literal["1", "2", "3"] = "1", unused: bool = False) -> Iterator[Clip]:
@@ -42,7 +42,7 @@ def read(root: Path, ledger: Ledger, *, fold: Literal["1", "2", "3"] = "1", unus
                 ledger.lack("readable video", f"{action}/{fields[0]}")
                 continue
             ledger.find()
-            case = _MARKS.sub("", path.stem)
+            case = _MARKS.sub("", path.stem).removesuffix(f"_{action}")
             yield Clip(
                 video=str(path),
                 start_s=0.0,

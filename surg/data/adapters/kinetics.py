@@ -12,7 +12,7 @@ from pathlib import Path
 
 from surg.data.adapters.files import duration_s, first_folder, read_rows
 from surg.data.adapters.ledger import Ledger
-from surg.data.manifest import Clip
+from surg.data.manifest import Clip, Label
 from surg.errors import DataError
 
 LICENCE = "CC BY 4.0 (labels); videos belong to their makers"
@@ -36,7 +36,7 @@ def read(root: Path, ledger: Ledger) -> Iterator[Clip]:
                 ledger.lack("readable video", f"{name}/{row['youtube_id']}_{start:06d}_{end:06d}")
                 continue
             ledger.find()
-            labels = {"class": row["label"]} if row.get("label") else {}
+            labels: dict[str, Label] = {"class": row["label"]} if row.get("label") else {}
             meta = {"time_start": str(start), "time_end": str(end)}
             yield Clip(
                 video=str(path),
@@ -44,7 +44,7 @@ def read(root: Path, ledger: Ledger) -> Iterator[Clip]:
                 end_s=length_s,
                 case=f"youtube_{row['youtube_id']}",
                 split=split,
-                labels=dict(labels),
+                labels=labels,
                 meta=meta,
             )
 

@@ -196,10 +196,17 @@ def _clock(base: Path, take: str, unit: Unit, ledger: Ledger) -> TakeClock | Non
     # The one with the take's name first: in a shared folder the other one is another take's. 010_PKA has only `_azure`.
     for name in (f"_{take}", "", "_azure"):
         path = folder / f"timestamp_to_pcd_and_frames_list{name}.json"
-        if path.is_file():
+        if path.is_file() and (take in path.name or folder.name == take or _has_labels(base, take)):
             return read_clock(path, unit)
-    ledger.lack("list of time stamps", take)
+    if folder.name == take or _has_labels(base, take):
+        ledger.lack("list of time stamps", take)
+    else:
+        ledger.leave_out("take without labels, in a folder shared with others", take)
     return None
+
+
+def _has_labels(base: Path, take: str) -> bool:
+    return any((base / f"take_timestamp_to_{source}" / f"{take}.json").is_file() for source in _SOURCES.values())
 
 
 def _split(take: str) -> str:

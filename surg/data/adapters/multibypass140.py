@@ -17,7 +17,7 @@ from surg.data.adapters.frame_list import write_frame_list
 from surg.data.adapters.intervals import cut_out, merge_runs
 from surg.data.adapters.ledger import Ledger
 from surg.data.adapters.restricted_pickle import read_pickle
-from surg.data.manifest import Clip
+from surg.data.manifest import Clip, Label
 
 LICENCE = "CC BY-NC-SA 4.0"
 OUT_OF_BODY, SEVERE = 12, 13
@@ -58,7 +58,7 @@ def _from_frames(
     moments = sorted((float(frame["Original_frame_id"]), int(frame[key])) for frame in frames)
     for start, end, value in merge_runs(moments, 1.0):
         ledger.find()
-        labels = {label: names.get(value, f"{label} {value}"), f"{label}_id": value}
+        labels: dict[str, Label] = {label: names.get(value, f"{label} {value}"), f"{label}_id": value}
         yield Clip(video=str(found[0]), start_s=start, end_s=end, case=case, split=split, labels=labels, meta=found[1])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from surg.data.adapters.files import duration_s, first_folder, read_fields, read_json
 from surg.data.adapters.ledger import Ledger
-from surg.data.manifest import Clip
+from surg.data.manifest import Clip, Label
 from surg.errors import DataError
 
 LICENCE = "Something-Something v2, research use"
@@ -41,8 +41,8 @@ def read(root: Path, ledger: Ledger) -> Iterator[Clip]:
                 continue
             ledger.find()
             # Who filmed a clip is not published: every clip is a case of its own.
-            labels = {"class": action, "class_id": classes[action]} if action else {}
-            yield Clip(video=str(path), start_s=0.0, end_s=length_s, case=str(item["id"]), split=split, labels=dict(labels))
+            labels: dict[str, Label] = {"class": action, "class_id": classes[action]} if action else {}
+            yield Clip(video=str(path), start_s=0.0, end_s=length_s, case=str(item["id"]), split=split, labels=labels)
 
 
 def _table(folder: Path, name: str) -> Path:

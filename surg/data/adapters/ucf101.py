@@ -13,7 +13,7 @@ from typing import Literal
 
 from surg.data.adapters.files import duration_s, first_folder, read_fields
 from surg.data.adapters.ledger import Ledger
-from surg.data.manifest import Clip
+from surg.data.manifest import Clip, Label
 from surg.errors import DataError
 
 LICENCE = "UCF101, research use"
@@ -40,5 +40,5 @@ def read(root: Path, ledger: Ledger, *, fold: Literal["1", "2", "3"] = "1") -> I
                 ledger.lack("readable video", f"{folder}/{name}")
                 continue
             ledger.find()
-            labels = {"class": folder, "class_id": classes[folder] - 1}
+            labels: dict[str, Label] = {"class": folder, "class_id": classes[folder] - 1}
             yield Clip(video=str(path), start_s=0.0, end_s=length_s, case=f"{found[1]}_{found[2]}", split=split, labels=labels)

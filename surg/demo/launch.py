@@ -1,0 +1,122 @@
+"""Puts a server, the page and the examples together, and takes them apart again."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from surg.data.manifest import Manifest
+from surg.data.video import probe
+from surg.demo.examples import FOLDER, shipped
+from surg.demo.reference import Reference
+from surg.errors import ServerError
+from surg.serving.client import Client, connect
+from surg.serving.engine import start_server
+
+logger = logging.getLogger(__name__)
+
+
+def launch(
+    *,
+    server: str | None = None,
+    compare: str | None = None,
+    repository: Path | None = None,
+    reference: Path | None = None,
+    reference_clips: int = 200,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
+    with ExitStack() as stack:
+        uploads = Path(tempfile.mkdtemp(prefix="surg-uploads-"))
+        stack.callback(shutil.rmtree, uploads, ignore_errors=True)
+        # Gradio reads these once, when it is imported: private uploads, and no calls home.
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        client = stack.enter_context(connect(server) if server else _embedded(stack, repository))
+        other = stack.enter_context(connect(compare)) if compare else None
+        examples = shipped()
+        known = Reference.build(client, _reference_clips(reference, reference_clips))
+        logger.info(
+            "connected to %s, checkpoint %s; %d clips to compare moments with",
+            client.where,
+            client.contract.checkpoint_sha256[:12],
+            len(known),
+        )
+
+        from surg.demo.app import CSS, MAX_UPLOAD, build
+        from surg.demo.pages import Page
+
+        blocks = build(Page(client, known, other), examples)
+        _, address, _ = blocks.queue(default_concurrency_limit=4, max_size=32).launch(
+            server_name=host,
+            server_port=port or _free_port(host),
+            prevent_thread_lock=True,
+            inbrowser=open_browser,
+            quiet=True,
+            css=CSS,
+            max_file_size=MAX_UPLOAD,
+            allowed_paths=[str(FOLDER)],
+            footer_links=["api"],
+        )
+        stack.callback(blocks.close, verbose=False)
+        print(address, flush=True)  # noqa: T201 - the result of this command
+        logger.info("The demo is open at %s    Ctrl-C ends it.", address)
+        _wait()
+
+
+def _embedded(stack: ExitStack, repository: Path | None) -> Client:
+    folder = repository or shipped_repository()
+    running = stack.enter_context(start_server(folder))
+    return connect(running.grpc_url)
+
+
+def shipped_repository() -> Path:
+    """The shipped model's repository, exported once per version into the user's cache (that step alone needs torch)."""
+    from surg.serving.shipped import SHIPPED_MODEL, cached_repository
+
+    folder = cached_repository()
+    if not (folder / "surg_clip").is_dir():
+        logger.info("Exporting the shipped model once (about a minute) …")
+        done = subprocess.run(
+            [sys.executable, "-m", "surg", "export", str(SHIPPED_MODEL), "--out", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise ServerError(
+                f"The shipped model could not be exported:\n{done.stderr.strip()[-2000:]}\nGive a repository: surg demo --repository REPO"
+            )
+    return folder
+
+
+def _reference_clips(manifest: Path | None, count: int) -> Any:
+    if manifest is not None:
+        return islice(Manifest.read(manifest).clips(), count)
+    return (example.as_clip(probe(example.path).duration_s) for example in shipped())
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind((host, 0))
+        return int(probe_socket.getsockname()[1])
+
+
+def _wait() -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        logger.info("Closing.")

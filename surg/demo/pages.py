@@ -1,0 +1,202 @@
+"""What a page does when something is pressed. One Page a server; everything that belongs to a visitor lives in a Visit."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from surg.data.preprocess import Polygon, zone_bounds
+from surg.data.video import probe, read_frames
+from surg.demo.analysis import DEFAULT_THRESHOLD, Analysis, analyse
+from surg.demo.exports import as_json
+from surg.demo.overlay import draw_heat, draw_zone
+from surg.demo.reference import Neighbour, Reference
+from surg.errors import DataError, SurgError
+from surg.serving.client import Client
+
+logger = logging.getLogger(__name__)
+
+Frame = npt.NDArray[np.uint8]
+MAX_CORNERS = 40
+
+
+@dataclass
+class Visit:
+    """One visitor's video, zone and results. Its folder goes when the visit ends."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="surg-demo-")))
+    video: Path | None = None
+    frame: Frame | None = None
+    """The picture on which the zone is drawn."""
+    corners: Polygon = field(default_factory=list)
+    analysis: Analysis | None = None
+    other: Analysis | None = None
+    """The second model's view of the same video."""
+
+    @property
+    def zone(self) -> Polygon | None:
+        return self.corners if len(self.corners) >= 3 else None
+
+    def close(self) -> None:
+        """Delete the upload and all that was made from it."""
+        if self.video is not None and is_upload(self.video):
+            self.video.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_upload(path: Path) -> bool:
+    """Whether a file was uploaded, and may be deleted: uploads lie in Gradio's own temporary folder, examples do not."""
+    uploads = os.environ.get("GRADIO_TEMP_DIR")
+    return uploads is not None and Path(uploads).resolve() in path.resolve().parents
+
+
+class Page:
+    """The demo behind its layout: all methods take and return plain values, so that tests call them without a browser."""
+
+    def __init__(self, client: Client, reference: Reference, other: Client | None = None) -> None:
+        self.client, self.other, self.reference = client, other, reference
+
+    @property
+    def threshold(self) -> float:
+        """Where the checkpoint's own alarm threshold stands."""
+        return self.client.contract.thresholds.get("breach", DEFAULT_THRESHOLD)
+
+    def events(self, video: Path, zone: str, stride_s: float) -> dict[str, Any]:
+        """The whole analysis as plain values, for callers without a page."""
+        growing = deque(analyse(self.client, video, parse_corners(zone) or None, stride_s=stride_s), maxlen=1)
+        if not growing:
+            raise DataError("The video ended before one window could be read. Is it cut off?")
+        return dict(json.loads(as_json(growing[0])))
+
+    def open_video(self, visit: Visit, path: str | None, zone: Polygon | None = None) -> Frame | None:
+        """A new video: forget what was known, return the picture for the zone. Raises DataError for a broken one."""
+        visit.analysis = visit.other = visit.frame = visit.video = None
+        visit.corners = [list(corner) for corner in zone or []]
+        if path is None:
+            return None
+        video = Path(path)
+        info = probe(video)
+        visit.video = video
+        visit.frame = read_frames(video, [min(0.5, info.duration_s / 2)])[0]
+        return self.zone_picture(visit)
+
+    def zone_picture(self, visit: Visit) -> Frame | None:
+        return None if visit.frame is None else draw_zone(visit.frame, visit.corners, corners=True)
+
+    def add_corner(self, visit: Visit, x: int, y: int) -> Frame | None:
+        """A click at pixel (x, y) of the picture."""
+        if visit.frame is None:
+            return None
+        if len(visit.corners) >= MAX_CORNERS:
+            raise DataError(f"A zone has at most {MAX_CORNERS} corners; press Clear to draw it again.")
+        height, width = visit.frame.shape[:2]
+        visit.corners.append([round(x / width, 4), round(y / height, 4)])
+        return self.zone_picture(visit)
+
+    def set_corners(self, visit: Visit, text: str) -> Frame | None:
+        """Corners as text, `0.2 0.3; 0.8 0.3; 0.5 0.9`: the same by keyboard."""
+        visit.corners = parse_corners(text)
+        return self.zone_picture(visit)
+
+    def analyse(self, visit: Visit, stride_s: float, threshold: float | None, compare: bool) -> Iterator[tuple[float, str]]:
+        """Watch the video; yields (share done, a sentence) while visit.analysis grows."""
+        if visit.video is None:
+            raise DataError("There is no video yet. Upload one, or choose an example below.")
+        if 0 < len(visit.corners) < 3:
+            raise DataError(
+                f"The zone has {len(visit.corners)} corner(s); a polygon needs three. Add corners, or press Clear for the whole picture."
+            )
+        if visit.zone is not None:
+            zone_bounds(visit.zone)
+        clients = [self.client, *([self.other] if compare and self.other is not None else [])]
+        visit.analysis = visit.other = None
+        for number, client in enumerate(clients):
+            began = time.monotonic()
+            for analysis in analyse(client, visit.video, visit.zone, stride_s=stride_s, threshold=threshold):
+                if number == 0:
+                    visit.analysis = analysis
+                else:
+                    visit.other = analysis
+                share = analysis.progress
+                left = (time.monotonic() - began) * (1 - share) / max(share, 1e-3)
+                yield (number + share) / len(clients), f"{len(analysis.windows)} windows, about {left:.0f} s left"
+        if visit.analysis is None:
+            raise DataError("The video ended before one window could be read. Is it cut off?")
+
+    def verdict(self, analysis: Analysis | None) -> str:
+        """The result in a sentence or two."""
+        if analysis is None or not analysis.windows:
+            return "Nothing analysed yet."
+        parts = []
+        if analysis.windows[0].breach == analysis.windows[0].breach:
+            alarms = analysis.alarms
+            peak = max(window.breach for window in analysis.windows)
+            where = ", ".join(f"{span.start_s:.1f} to {span.end_s:.1f} s" for span in alarms[:6])
+            many = " and more" if len(alarms) > 6 else ""
+            parts.append(
+                f"**{len(alarms)} alarm{'s' if len(alarms) != 1 else ''}**{': ' + where + many if alarms else f' (highest score {peak:.2f})'}."
+            )
+        if analysis.classes:
+            total: dict[str, float] = {}
+            for span in analysis.actions:
+                total[span.name] = total.get(span.name, 0.0) + span.end_s - span.start_s
+            parts.append(
+                "Motion: "
+                + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(total.items(), key=lambda item: -item[1])[:4])
+                + "."
+            )
+        parts.append("Research software, not a medical device.")
+        return " ".join(parts)
+
+    def moment(self, visit: Visit, index: int, heat: bool) -> tuple[Frame, str, dict[str, float], list[Neighbour]]:
+        """Picture with heat map, a sentence, class probabilities and nearest moments of window `index`."""
+        analysis = visit.analysis
+        if analysis is None or visit.video is None or not 0 <= index < len(analysis.windows):
+            raise DataError("That moment is not analysed yet.")
+        window = analysis.windows[index]
+        frame = read_frames(visit.video, [min(window.end_s, max(analysis.duration_s - 1e-3, 0.0))])[0]
+        if heat and window.breach_map.size:
+            frame = draw_heat(frame, window.breach_map[-1], window.box)
+        words = [f"At {window.end_s:.1f} s: {window.action}" if window.action else f"At {window.end_s:.1f} s"]
+        words += [
+            f"breach {f'in {name} s' if float(name) else 'now'} {value:.2f}"
+            for name, value in window.breach_probability.items()
+        ]
+        probabilities = window.action_probability or {"no action head": 0.0}
+        return draw_zone(frame, analysis.zone), ", ".join(words), probabilities, self.reference.nearest(window.embedding)
+
+
+def parse_corners(text: str) -> Polygon:
+    """`x y; x y; …` in 0..1. Raises DataError that shows the form."""
+    corners: Polygon = []
+    for part in text.replace("\n", ";").split(";"):
+        if not part.strip():
+            continue
+        try:
+            x, y = (float(word) for word in part.replace(",", " ").split())
+        except ValueError as error:
+            raise DataError(
+                f"{part.strip()!r} is no corner. Write x and y in 0..1 of the picture, corners apart by semicolons: 0.2 0.3; 0.8 0.3; 0.5 0.9"
+            ) from error
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            raise DataError(f"Corner {x:g} {y:g} lies outside the picture; x and y go from 0 to 1.")
+        corners.append([x, y])
+    return corners
+
+
+def sentence(error: Exception) -> str:
+    """What a visitor reads when something failed: our errors as they are, a bug as a plain apology (its traceback goes to the log)."""
+    if isinstance(error, SurgError):
+        return str(error)
+    logger.error("a page failed", exc_info=error)
+    return "Something broke on our side; the server's log has the details. Your video was not kept."
