@@ -25,7 +25,9 @@ class GivenSegmenter:
         self.instances = instances
         """Whether a number is one thing; if not it is a class, and each connected part of it becomes a thing."""
         if clip.masks is None:
-            raise DataError("A clip has no masks to be given: its `masks` column is empty.\nUse --segmenter motion, or index a data set that has masks.")
+            raise DataError(
+                "A clip has no masks to be given: its `masks` column is empty.\nUse --segmenter motion, or index a data set that has masks."
+            )
         self._all = read_masks(Path(clip.masks), clip)
 
     def __call__(self, frames: Frames, times_s: npt.NDArray[np.float64]) -> Segmentation:
@@ -85,7 +87,9 @@ def _as_numbers(file: Path) -> npt.NDArray[np.int64]:
 
 
 def resize_numbers(picture: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    scaled: npt.NDArray[np.int64] = cv2.resize(picture.astype(np.int32), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST).astype(np.int64)
+    scaled: npt.NDArray[np.int64] = cv2.resize(
+        picture.astype(np.int32), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST
+    ).astype(np.int64)
     return scaled
 
 
@@ -106,5 +110,3 @@ def _split(ids: Ids, times_s: npt.NDArray[np.float64], names: dict[int, str]) ->
                 own[len(own) + 1] = names.get(value, f"object {value}")
                 out[index][labels == part] = len(own)
     return Segmentation(out, times_s, own, dict.fromkeys(own, 1.0), False)
-
-

@@ -15,7 +15,14 @@ from surg.errors import CheckpointError, ConfigError
 # What to ask for, by domain. Plain nouns: SAM 3 was trained on short noun phrases.
 PROMPTS: dict[str, tuple[str, ...]] = {
     "endoscopic": ("surgical instrument", "suture needle", "gauze", "suction tube"),
-    "room": ("person in scrubs", "person in surgical gown", "gloved hand", "bare hand", "surgical instrument", "instrument table"),
+    "room": (
+        "person in scrubs",
+        "person in surgical gown",
+        "gloved hand",
+        "bare hand",
+        "surgical instrument",
+        "instrument table",
+    ),
     "open": ("gloved hand", "surgical instrument", "suture needle", "gauze"),
 }
 
@@ -74,10 +81,14 @@ def transformers_classes(*names: str) -> list[Any]:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError("This segmenter needs transformers, which is not installed.\nInstall it: pip install 'surg[hf]'") from error
+        raise ConfigError(
+            "This segmenter needs transformers, which is not installed.\nInstall it: pip install 'surg[hf]'"
+        ) from error
     missing = [name for name in names if not hasattr(transformers, name)]
     if missing:
-        raise ConfigError(f"transformers {transformers.__version__} has no {', '.join(missing)}; expected 5.17 or newer. Update it.")
+        raise ConfigError(
+            f"transformers {transformers.__version__} has no {', '.join(missing)}; expected 5.17 or newer. Update it."
+        )
     return [getattr(transformers, name) for name in names]
 
 
@@ -89,17 +100,25 @@ def load_pretrained(model_class: Any, processor_class: Any, weights: Path | None
             f"Download them once and pass --set {name}.weights=FOLDER, or use --segmenter motion, which needs none."
         )
     if not (weights / "config.json").is_file():
-        raise CheckpointError(f"{weights} is not a model folder: it has no config.json. Expected what transformers' save_pretrained writes.")
+        raise CheckpointError(
+            f"{weights} is not a model folder: it has no config.json. Expected what transformers' save_pretrained writes."
+        )
     try:
         with _quiet():
             model, info = model_class.from_pretrained(weights, local_files_only=True, output_loading_info=True)
             processor = processor_class.from_pretrained(weights, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{weights} cannot be loaded as {model_class.__name__}: {error}") from error
-    unfit = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind in ("missing_keys", "mismatched_keys")}
+    unfit = {
+        kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind in ("missing_keys", "mismatched_keys")
+    }
     if unfit:
-        told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}" for kind, keys in unfit.items())
-        raise CheckpointError(f"{weights} does not fill a {model_class.__name__} ({told}).\nIs it the weights of another model or size?")
+        told = "; ".join(
+            f"{kind.replace('_', ' ')}: {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}" for kind, keys in unfit.items()
+        )
+        raise CheckpointError(
+            f"{weights} does not fill a {model_class.__name__} ({told}).\nIs it the weights of another model or size?"
+        )
     return model.eval().to(device), processor
 
 

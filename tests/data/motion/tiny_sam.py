@@ -9,7 +9,14 @@ WIDTH = 128
 
 def save_sam3(folder: Path) -> None:
     import torch
-    from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3ImageProcessor, Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
+    from transformers import (
+        CLIPTokenizer,
+        Sam2VideoVideoProcessor,
+        Sam3ImageProcessor,
+        Sam3VideoConfig,
+        Sam3VideoModel,
+        Sam3VideoProcessor,
+    )
 
     torch.manual_seed(0)
     layer: dict[str, Any] = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 64}
@@ -61,7 +68,9 @@ def save_sam2(folder: Path) -> None:
     config = Sam2VideoConfig(vision_config=vision, **_memory(side=128, patch=16), memory_attention_rope_feat_sizes=[8, 8])
     Sam2VideoModel(config).save_pretrained(folder)
     size = {"height": 128, "width": 128}
-    Sam2VideoProcessor(image_processor=Sam2ImageProcessor(size=size), video_processor=Sam2VideoVideoProcessor(size=size)).save_pretrained(folder)
+    Sam2VideoProcessor(
+        image_processor=Sam2ImageProcessor(size=size), video_processor=Sam2VideoVideoProcessor(size=size)
+    ).save_pretrained(folder)
 
 
 def _memory(side: int = SIDE, patch: int = 14) -> dict[str, Any]:
