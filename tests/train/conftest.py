@@ -19,6 +19,7 @@ QUICK = {
     "device": "cpu",
     "precision": "fp32",
     "tensorboard": False,
+    "curves": False,
     "watch": {"every": 0},
     "validate_every": 100,
 }
