@@ -27,6 +27,7 @@ from surg.model.predictor import Predictor, build_predictor
 from surg.runs import atomic_file
 
 FORMAT = "1"
+MAP_ABOVE_BYTES = 1 << 30
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -80,7 +81,8 @@ def load_bundle(path: Path) -> Bundle:
     """Rebuild every part from the file alone, strictly, in eval mode."""
     path = Path(path)
     settings, meta, keys = read_header(path)
-    modules = {name: _build(path, name, values) for name, values in settings.items()}
+    with torch.device("meta"):
+        modules = {name: _build(path, name, values) for name, values in settings.items()}
     names = sorted(modules, key=len, reverse=True)
     states: dict[str, dict[str, Tensor]] = {name: {} for name in modules}
     strays = []
@@ -130,7 +132,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             f"{where} does not fit the model: {len(problems)} of {len(own)} tensors.\n  "
             + "\n  ".join(problems[:12] + ([f"... and {len(problems) - 12} more"] if len(problems) > 12 else []))
         )
-    module.load_state_dict(dict(state), strict=True)
+    # Large weights stay mapped from the file: a second copy of ViT-g would be 4 GB.
+    mapped = sum(tensor.nbytes for tensor in state.values()) > MAP_ABOVE_BYTES
+    module.load_state_dict(
+        {key: tensor if mapped else tensor.clone() for key, tensor in state.items()}, strict=True, assign=True
+    )
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

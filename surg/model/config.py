@@ -21,7 +21,7 @@ class EncoderConfig(Config):
     num_heads: int = Field(3, gt=0)
     """Attention heads per block."""
     mlp_ratio: float = Field(4.0, gt=0)
-    """Width of a block's hidden layer as a multiple of `embed_dim`, rounded down."""
+    """Width of a block's hidden layer as a multiple of `embed_dim`, rounded."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """Hidden layer of a block; every released model uses gelu."""
     patch_size: int = Field(16, gt=0)

@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        width, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
+        width, hidden = config.embed_dim, round(config.embed_dim * config.mlp_ratio)
         self.patch_embed = PatchEmbed(config.in_channels, width, config.tubelet_size, config.patch_size)
         if config.image_path:
             self.patch_embed_img = PatchEmbed(config.in_channels, width, 1, config.patch_size)

@@ -62,7 +62,7 @@ class AttentivePooler(nn.Module):
         """tokens: (B, N, D). Returns (B, Q, D)."""
         for block in self.blocks:
             tokens = block(tokens)
-        return self.cross_attention_block(self.query_tokens.expand(len(tokens), -1, -1), tokens)  # type: ignore[no-any-return]
+        return self.cross_attention_block(self.query_tokens.expand(tokens.shape[0], -1, -1), tokens)  # type: ignore[no-any-return]
 
 
 class AttentiveClassifier(nn.Module):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -24,10 +25,11 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        halves = torch.from_numpy(halves_order(width // num_heads))
-        heads = torch.arange(2 * num_heads)[:, None] * (width // num_heads) + halves
-        # Rows of `qkv` that give queries and keys in halves (see rope.py); the values stay as they are.
-        self.register_buffer("order", torch.cat((heads.flatten(), torch.arange(2 * width, 3 * width))), persistent=False)
+        heads = np.arange(2 * num_heads)[:, None] * (width // num_heads) + halves_order(width // num_heads)
+        # Rows of `qkv` that give queries and keys in halves (see rope.py); the values stay as they are. From numpy, so that
+        # a model built on the meta device still has them.
+        order = torch.from_numpy(np.concatenate((heads.reshape(-1), np.arange(2 * width, 3 * width))))
+        self.register_buffer("order", order, persistent=False)
 
     def forward(self, x: Tensor, rope: RopeTable | None = None, mask: Tensor | None = None) -> Tensor:
         q, k, v = self._project(x, rope)

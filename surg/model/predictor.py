@@ -42,7 +42,7 @@ class Predictor(nn.Module):
             self.img_mod_embed = nn.Parameter(torch.zeros(1, 1, width))
             self.video_mod_embed = nn.Parameter(torch.zeros(1, 1, width))
         self.predictor_blocks = nn.ModuleList(
-            Block(width, config.num_heads, int(width * config.mlp_ratio), drop_path=rate)
+            Block(width, config.num_heads, round(width * config.mlp_ratio), drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.predictor_norm = nn.LayerNorm(width, eps=1e-6)
