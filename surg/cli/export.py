@@ -38,7 +38,7 @@ def export(
     tolerance: Annotated[
         float | None, typer.Option(help="Largest difference from PyTorch allowed, relative (default by precision).")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips that the parity gate compares.")] = 12,
+    clips: Annotated[int, typer.Option(min=1, help="Clips that the parity gate compares.")] = 18,
     through_server: Annotated[bool, typer.Option(help="Also compare with an embedded Triton where one can run.")] = True,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="served.max_batch_size=16, queue.max_queue_size=256, …")

@@ -75,7 +75,7 @@ def export_repository(
     served: ServedConfig | None = None,
     queue: QueueConfig | None = None,
     precision: Precision = "fp32",
-    clips: int = 12,
+    clips: int = 18,
     tolerance: float | None = None,
     through_server: bool = True,
 ) -> Exported:
@@ -99,7 +99,7 @@ def export_files(
     *,
     served: ServedConfig | None = None,
     precision: Precision = "fp32",
-    clips: int = 12,
+    clips: int = 18,
     tolerance: float | None = None,
 ) -> ExportedFiles:
     """The ONNX files alone, in `out`/<model>/, with contract.json beside them; the same gate, without a server."""
