@@ -7,7 +7,7 @@ fit one schema. Rows stream through Arrow in batches: ten million of them never 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -76,6 +76,8 @@ class Manifest:
         self._where = where
         self._length: int | None = None
         self._fingerprint: str | None = None
+        self.notes: dict[str, str] = {}
+        """What was recorded when it was written, for example how it was split."""
 
     @classmethod
     def read(cls, path: Path | str) -> "Manifest":
@@ -83,18 +85,21 @@ class Manifest:
         manifest = cls(Path(path))
         with manifest._open() as file:
             _check_schema(manifest.path, file)
-            metadata = file.schema_arrow.metadata or {}
+            metadata = file.metadata.metadata or {}
             manifest._length = file.metadata.num_rows
             fingerprint = metadata.get(b"surg.fingerprint")
             # A table that another tool wrote again lost our note: then it is worked out from the rows.
             manifest._fingerprint = fingerprint.decode() if fingerprint else None
+            manifest.notes = json.loads(metadata.get(b"surg.notes", b"{}"))
         return manifest
 
     def select(self, split: str | None = None, where: Callable[[Clip], bool] | None = None) -> "Manifest":
         """The rows of one split, and of those the ones that `where` accepts. Nothing is read yet."""
         if split is not None and self._split not in (None, split):
-            return Manifest(self.path, split=split, where=lambda _: False)
-        return Manifest(self.path, split=split if split is not None else self._split, where=_both(self._where, where))
+            where = _nothing
+        chosen = Manifest(self.path, split=split if split is not None else self._split, where=_both(self._where, where))
+        chosen.notes = self.notes
+        return chosen
 
     def batches(self, columns: list[str] | None = None, rows: int = READ_ROWS) -> Iterator[pa.RecordBatch]:
         """Rows as Arrow, paths as stored. A `where` filter makes Python objects on the way; a split does not."""
@@ -148,7 +153,7 @@ class Manifest:
         columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
         for video, start_s, end_s, case, split, source, licence, labels, zone, masks, meta in zip(*columns):
             yield Clip(
-                video=self._absolute(video),
+                video=self.absolute(video),
                 start_s=start_s,
                 end_s=end_s,
                 case=case,
@@ -157,11 +162,12 @@ class Manifest:
                 licence=licence,
                 labels=json.loads(labels) if labels != "{}" else {},
                 zone=json.loads(zone) if zone else None,
-                masks=self._absolute(masks) if masks else None,
+                masks=self.absolute(masks) if masks else None,
                 meta=json.loads(meta) if meta != "{}" else {},
             )
 
-    def _absolute(self, stored: str) -> str:
+    def absolute(self, stored: str) -> str:
+        """The path of a stored one."""
         return stored if stored.startswith("/") else str(self.folder / stored)
 
     def _open(self) -> pq.ParquetFile:
@@ -178,7 +184,7 @@ class Manifest:
             ) from error
 
 
-def write_manifest(path: Path | str, clips: Iterable[Clip]) -> Manifest:
+def write_manifest(path: Path | str, clips: Iterable[Clip], notes: Mapping[str, str] | None = None) -> Manifest:
     """Write clips as they come, atomically. Paths under the manifest's folder are stored relative to it.
 
     Raises DataError that names the row when a clip makes no sense (no case, end before start, a number that is none).
@@ -195,10 +201,10 @@ def write_manifest(path: Path | str, clips: Iterable[Clip]) -> Manifest:
             number += len(chunk)
             yield _batch_of(chunk, folder)
 
-    return write_batches(path, batches())
+    return write_batches(path, batches(), notes)
 
 
-def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch]) -> Manifest:
+def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch], notes: Mapping[str, str] | None = None) -> Manifest:
     """Write rows that are Arrow already, for changes to a column of a large manifest. Paths are taken as stored."""
     path = Path(path)
     hasher = RowHasher()
@@ -207,7 +213,8 @@ def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch]) -> Manife
         for batch in batches:
             hasher.update(batch)
             writer.write_batch(batch.cast(SCHEMA))
-        writer.add_key_value_metadata({"surg.schema": str(SCHEMA_VERSION), "surg.fingerprint": hasher.hexdigest()})
+        metadata = {"surg.schema": str(SCHEMA_VERSION), "surg.fingerprint": hasher.hexdigest()}
+        writer.add_key_value_metadata({**metadata, "surg.notes": json.dumps(dict(notes or {}))})
         writer.close()
     return Manifest.read(path)
 
@@ -280,7 +287,7 @@ def _check_clip(clip: Clip, row: int) -> None:
 
 
 def _check_schema(path: Path, file: pq.ParquetFile) -> None:
-    metadata = file.schema_arrow.metadata or {}
+    metadata = file.metadata.metadata or {}
     version = int(metadata.get(b"surg.schema", b"1"))
     if version > SCHEMA_VERSION:
         raise DataError(
@@ -292,6 +299,10 @@ def _check_schema(path: Path, file: pq.ParquetFile) -> None:
             f"{path} is a Parquet table but no manifest: it lacks {', '.join(missing)}.\n"
             f"Make one: surg data index --format csv TABLE.csv --out {path}"
         )
+
+
+def _nothing(_: Clip) -> bool:
+    return False
 
 
 def _both(first: Callable[[Clip], bool] | None, second: Callable[[Clip], bool] | None) -> Callable[[Clip], bool] | None:

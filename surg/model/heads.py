@@ -62,7 +62,7 @@ class AttentivePooler(nn.Module):
         """tokens: (B, N, D). Returns (B, Q, D)."""
         for block in self.blocks:
             tokens = block(tokens)
-        return self.cross_attention_block(self.query_tokens.expand(len(tokens), -1, -1), tokens)  # type: ignore[no-any-return]
+        return self.cross_attention_block(self.query_tokens.expand(tokens.shape[0], -1, -1), tokens)  # type: ignore[no-any-return]
 
 
 class AttentiveClassifier(nn.Module):
@@ -156,25 +156,35 @@ class SterilityHead(nn.Module):
         # Breaches are rare: start from "no" (odds of 1 in 20 for a token) instead of unlearning a thousand alarms.
         nn.init.constant_(self.place.bias, -3.0)
 
-    def forward(self, tokens: Tensor, grid: Grid, zone: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, grid: Grid, zone: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """tokens: (B, N, D) on `grid`; zone: (B, h, w) share of each patch inside the sterile field, 0..1; None is everywhere.
 
-        Returns logits (B, H), one per horizon, and the map (B, t, h, w) of logits.
+        Returns logits (B, H), one per horizon, and the map (B, t, h, w) of logits. With `keep` (B, K) the tokens are only those
+        of these ids, and so is the map (B, K): training on a part of the tokens.
         """
         t, h, w = grid
         if zone is None:
             zone = tokens.new_ones(tokens.shape[0], h, w)
         zone = zone.to(tokens.dtype)
         near = self.zone_embed(zone_features(zone)).repeat(1, t, 1)
+        inside = zone.flatten(1).repeat(1, t)
+        if keep is not None:
+            near, inside = gather_rows(near, keep), inside.gather(1, keep)
         x = self.embed(tokens) + near
         for block in self.blocks:
             x = block(x)
         places: Tensor = self.place(self.norm(x)).squeeze(-1)
         answers = self.answer(self.read(self.queries.expand(x.shape[0], -1, -1), x)).squeeze(-1)
-        inside = zone.flatten(1).repeat(1, t)
         # Outside the zone the map is pushed down by 8 logits, not cut off: an empty zone must stay finite.
         strongest = torch.amax(places - 8.0 * (1.0 - inside), 1, keepdim=True)
-        return answers + self.evidence * strongest, places.reshape(-1, t, h, w)
+        return answers + self.evidence * strongest, places if keep is not None else places.reshape(-1, t, h, w)
+
+
+def gather_rows(values: Tensor, ids: Tensor) -> Tensor:
+    """Rows of (B, N, D) by their ids (B, K): (B, K, D)."""
+    return values.gather(1, ids.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def zone_features(zone: Tensor) -> Tensor:

@@ -101,7 +101,9 @@ class Contract(Config):
     """Seconds ahead of each breach logit; 0 is now."""
     world_horizons: int = Field(0, ge=0)
     """Tubelets that surg_world predicts ahead."""
-    thresholds: dict[str, float] = {}
+    world_step_s: float = Field(0.0, ge=0)
+    """Seconds of one such tubelet."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
     """Decision thresholds chosen on validation data, by name (`breach`)."""
     models: tuple[ModelSpec, ...]
 

@@ -39,7 +39,7 @@ class LocalTransport:
         self._lock = threading.Lock()
         repository.lead_model(self._repo)
 
-    def configuration(self, model: str, timeout_s: float) -> tuple[dict[str, str], list[int]]:
+    def configuration(self, model: str, timeout_s: float) -> tuple[dict[str, str], list[int]]:  # noqa: ARG002
         if not (self._repo / model / "config.pbtxt").is_file():
             raise TransportError("missing", f"{self._repo} has no model {model}")
         config = repository.read_config(self._repo, model)
@@ -58,7 +58,7 @@ class LocalTransport:
             ) from error
         return Answer(dict(zip(request.outputs, results)), version)
 
-    def stream(self, request: Request) -> Iterator[Answer]:
+    def stream(self, request: Request) -> Iterator[Answer]:  # noqa: ARG002
         raise TransportError("invalid", "surg_video runs on a server only; watch() slides the window on this side instead")
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ def publish(
                 _place(content, folder / name)
         for spec in contract.models:
             (repo / spec.name).mkdir(exist_ok=True)
-            os.replace(scratch / spec.name, repo / spec.name / str(number))
+            (scratch / spec.name).replace(repo / spec.name / str(number))
     everything = {**before, number: contract}
     served = sorted(everything)[-queue.keep_versions :]
     _write_configs(repo, everything, served, queue)
@@ -196,6 +196,8 @@ def model_config(spec: ModelSpec, contracts: Mapping[int, Contract], served: lis
         config.parameters["intra_op_thread_count"].string_value = str(queue.threads)
         if queue.accelerator == "tensorrt":
             _add_tensorrt(config, spec, queue)
+    if spec.kind == "python":
+        config.parameters["window_frames"].string_value = str(contracts[served[-1]].preprocess.num_frames)
     for key, value in contract_parameters(contracts).items():
         config.parameters[key].string_value = value
     config.parameters["surg.checkpoint_sha256"].string_value = contracts[served[-1]].checkpoint_sha256

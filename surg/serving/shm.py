@@ -146,7 +146,7 @@ class SharedInputs:
 def prefix() -> str:
     """Start of our region names: process ids mean something within one process namespace only."""
     try:
-        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        namespace = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
         namespace = "0"
     return f"surgc_{int(namespace):x}_"

@@ -253,7 +253,7 @@ class HttpTransport:
             start += size
         return Answer(outputs, int(answer.get("model_version") or 0))
 
-    def stream(self, request: Request) -> Iterator[Answer]:
+    def stream(self, request: Request) -> Iterator[Answer]:  # noqa: ARG002
         raise TransportError("invalid", "many answers to one request need a stream, which HTTP has not; connect with gRPC")
 
     def close(self) -> None:

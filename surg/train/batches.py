@@ -8,21 +8,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from surg.data.augment import AugmentConfig, change_colours, random_box
 from surg.data.manifest import Clip
 from surg.data.preprocess import PreprocessSpec, resize_box, zone_map
 from surg.train.breach import breach_targets, place_map
-from surg.train.config import AugmentConfig, DataConfig
+from surg.train.config import DataConfig
 from surg.train.flow import token_flow
 from surg.train.sources import Draw, Source
 
 Box = tuple[int, int, int, int]
 MOTION_FEATURES = 23
+# Second views differ in colour as well, or matching them would be a matter of colour alone.
+VIEW_COLOURS = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
 
 
 @dataclass
@@ -152,8 +154,8 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and random.random() < flip:
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
-    if vary and reading.data.augment.photometric:
-        frames = _photometric(frames, random, reading.data.augment)
+    if vary:
+        frames = change_colours(frames, reading.data.augment, random)
     action, motion = _class_of(clip, source, reading.classes), _motion_of(clip)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and backwards in reading.classes and random.random() < 0.5:
@@ -170,9 +172,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         other = np.random.default_rng((*draw.seed, 2))
         end = _window_end(clip, source, draw.index, reading, other)
         seen = source.store.window(draw.index, end, reading.num_frames)
-        row["views"] = _photometric(
-            resize_box(seen, _crop(other, source, reading, True), size), other, AugmentConfig(photometric=0.3)
-        )
+        row["views"] = change_colours(resize_box(seen, _crop(other, source, reading, True), size), VIEW_COLOURS, other)
     if reading.with_flow:
         row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
     if reading.features:
@@ -207,36 +207,16 @@ def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: b
     if source.config.zone:
         # The store keeps more around the zone than is shown, so that the crop can move and change its size.
         side = stored * reading.data.zone_crop / source.store.spec.zone_crop
-        if vary and augment.jitter:
-            side *= 1 + random.uniform(-augment.jitter, augment.jitter)
+        if vary and augment.zone_jitter:
+            side *= 1 + random.uniform(-augment.zone_jitter, augment.zone_jitter)
         side = min(round(side), stored)
         slack = (stored - side) / 2
-        shift = random.uniform(-1, 1, 2) * min(slack, augment.jitter * side) if vary else np.zeros(2)
+        shift = random.uniform(-1, 1, 2) * min(slack, augment.zone_jitter * side) if vary else np.zeros(2)
         x, y = (round(slack + s) for s in shift)
         return x, y, x + side, y + side
     if not vary or augment.scale == (1.0, 1.0):
         return 0, 0, stored, stored
-    for _ in range(10):
-        area = random.uniform(*augment.scale) * stored**2
-        aspect = np.exp(random.uniform(*np.log(augment.ratio)))
-        width, height = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
-        if width <= stored and height <= stored:
-            x, y = int(random.integers(0, stored - width + 1)), int(random.integers(0, stored - height + 1))
-            return x, y, x + width, y + height
-    return 0, 0, stored, stored
-
-
-def _photometric(frames: npt.NDArray[np.uint8], random: np.random.Generator, augment: AugmentConfig) -> npt.NDArray[np.uint8]:
-    """Gain, offset and gamma for each colour, one draw for the whole clip: nothing flickers that did not before."""
-    strength = augment.photometric
-    levels = np.linspace(0, 1, 256)[:, None]
-    gain = 1 + random.uniform(-strength, strength) + random.uniform(-strength, strength, 3) / 3
-    table = np.clip(
-        gain * levels ** np.exp(random.uniform(-strength, strength)) + random.uniform(-strength, strength) / 4, 0, 1
-    )
-    table8 = np.round(table * 255).astype(np.uint8)[None]
-    flat = np.ascontiguousarray(frames).reshape(-1, frames.shape[2], 3)
-    return np.asarray(cv2.LUT(flat, table8)).reshape(frames.shape)
+    return random_box(stored, stored, augment, random)
 
 
 def _class_of(clip: Clip, source: Source, classes: tuple[str, ...]) -> int:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from surg.config import Config
+from surg.data.augment import AugmentConfig
 from surg.train.optim import OptimConfig
 from surg.train.schedules import ScheduleConfig
 
@@ -49,17 +50,9 @@ class SourceConfig(Config):
         return self
 
 
-class AugmentConfig(Config):
-    scale: tuple[float, float] = (0.3, 1.0)
-    """Area of the random resized crop, drawn once per clip; (1, 1) takes the whole picture."""
-    ratio: tuple[float, float] = (0.75, 1.35)
-    """Aspect of the crop, drawn on a log scale."""
-    flip: float = 0.0
-    """Chance of a horizontal flip. Off: directions of motion are classes here."""
-    jitter: float = 0.15
-    """Largest shift of the zone crop, as a share of its side; its size varies by as much."""
-    photometric: float = 0.0
-    """Strength of changes of brightness, contrast and colour, drawn once per clip."""
+class TrainAugment(AugmentConfig):
+    flip: float = Field(0.0, ge=0, le=1)
+    """Share of clips that are mirrored. Off: left and right are classes of motion; sources may set their own."""
 
 
 class DataConfig(Config):
@@ -73,7 +66,7 @@ class DataConfig(Config):
     """Frames per second of video time."""
     zone_crop: float = Field(1.4, ge=0)
     """Zone sources are cropped to this many times the zone's box."""
-    augment: AugmentConfig = AugmentConfig()
+    augment: TrainAugment = TrainAugment()
     """Changes to training clips."""
     cache: Path | None = None
     """Folder for decoded clips (uint8, memory-mapped), shared between runs; RUN/cache when not set."""
@@ -189,7 +182,9 @@ class LossConfig(Config):
     positive_share: float | None = Field(0.5, gt=0, lt=1)
     """Share of windows of a zone source that are drawn near or in a breach; null draws as they come."""
     keep: float = Field(1.0, gt=0, le=1)
-    """Share of tokens that supervised losses see while training: 0.5 is twice as fast and regularises."""
+    """Share of tokens that supervised losses see while training: 0.5 is more than twice as fast and regularises."""
+    keep_dense: float = Field(1.0, gt=0, le=1)
+    """The same for clips with a breach map. A breach is a few tokens: fewer tokens are faster and miss some."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Of the action loss."""
     context_ramp: tuple[int, int] = (15_000, 30_000)
@@ -279,8 +274,12 @@ class TrainConfig(Config):
     """Batches of a validation."""
     log_every: int = Field(10, gt=0)
     """Steps between log lines."""
+    choose_by: Literal["loss", "score"] = "loss"
+    """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    curves: bool = True
+    """Draw plots/curves.png at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

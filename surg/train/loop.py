@@ -141,7 +141,7 @@ def train(
 
     watch = Watch(config, trainee, held_out, reading, classes) if main else None
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
-    reporter = Reporter(run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, start=done)
+    reporter = Reporter(run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done)
     bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
     weights = config.loss.weights.model_dump()
     accumulate, learns, total, step = config.accumulate, None, math.nan, done
@@ -217,7 +217,8 @@ def train(
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
                 if main:
                     reporter.write("val", step, scores)
-                    is_best = scores["loss"] < best
+                    judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
+                    is_best = judged < best
                     logger.info(
                         "validation at step %d: %s%s",
                         step,
@@ -225,7 +226,7 @@ def train(
                         "  saved best" if is_best else "",
                     )
                     if is_best:
-                        best = scores["loss"]
+                        best = judged
                         bundles.save("best", trainee, teacher, step, scores)
             if main and (step % config.save_every == 0 or stop or step == steps):
                 bundles.save("last", trainee, teacher, step, {"loss": total})

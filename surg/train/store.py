@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.config import Config
+from surg.data.factor_clips import factor_frames, factor_kind
+from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
-from surg.data.preprocess import PreprocessSpec, crop_box, resize_box
-from surg.data.video import read_frames
+from surg.data.preprocess import Polygon, PreprocessSpec, crop_box, resize_box
+from surg.data.sources import read_clip
 from surg.errors import DataError, RunError
 from surg.runs import write_json
 
@@ -102,11 +104,12 @@ def _identity(clip: Clip) -> list[object]:
         stat = Path(clip.video).stat()
     except OSError:
         return [clip.video, clip.start_s, clip.end_s, clip.zone]
-    return [clip.video, stat.st_size, stat.st_mtime_ns, clip.start_s, clip.end_s, clip.zone]
+    return [clip.video, stat.st_size, stat.st_mtime_ns, clip.start_s, clip.end_s, clip.zone, clip.masks, clip.meta]
 
 
 def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path, workers: int) -> None:
-    counts = [max(int((clip.end_s - clip.start_s) * spec.fps + 1e-6), 1) for clip in clips]
+    # Both ends count: a clip from 0 to 1.875 s at 8 frames/s has 16 frames.
+    counts = [int((clip.end_s - clip.start_s) * spec.fps + 1e-6) + 1 for clip in clips]
     total = sum(counts)
     size_mb = total * spec.size**2 * 3 / 2**20
     logger.info(
@@ -149,17 +152,25 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
 def _decode(clip: Clip, spec: StoreSpec, out: Frames, offset: int) -> Stored:
     times = clip.start_s + np.arange(len(out)) / spec.fps
     box: tuple[int, int, int, int] | None = None
+    zone: Polygon | None = None
     width = height = 0
     for first in range(0, len(times), CHUNK):
-        frames = read_frames(clip.video, times[first : first + CHUNK].tolist())
+        frames, zone = _frames(clip, times[first : first + CHUNK])
         if box is None:
             height, width = frames.shape[1:3]
             shape = PreprocessSpec(size=spec.size, patch_size=spec.size, zone_crop=spec.zone_crop)
-            box = crop_box(width, height, shape, clip.zone if spec.zone_crop else None)
+            box = crop_box(width, height, shape, zone if spec.zone_crop else None)
         out[first : first + len(frames)] = resize_box(frames, box, spec.size)
     assert box is not None
     x0, y0, x1, y1 = box
-    zone = None
-    if clip.zone is not None and spec.zone_crop:
-        zone = [[(x * width - x0) / (x1 - x0), (y * height - y0) / (y1 - y0)] for x, y in clip.zone]
-    return Stored(offset, len(out), zone, (x0 / width, y0 / height, x1 / width, y1 / height))
+    shown = None
+    if zone is not None and spec.zone_crop:
+        shown = [[(x * width - x0) / (x1 - x0), (y * height - y0) / (y1 - y0)] for x, y in zone]
+    return Stored(offset, len(out), shown, (x0 / width, y0 / height, x1 / width, y1 / height))
+
+
+def _frames(clip: Clip, times_s: npt.NDArray[np.float64]) -> tuple[Frames, Polygon | None]:
+    """A factor clip is composed from its masks on the way in; any other is decoded as it is."""
+    if factor_kind(clip) is not None:
+        return factor_frames(clip, times_s, FactorConfig()), clip.zone
+    return read_clip(clip, times_s)

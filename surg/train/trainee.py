@@ -75,15 +75,17 @@ class Trainee(nn.Module):
         tokens: Tensor = self.encoder(clip, keep=keep)
         return tokens
 
-    def forward(self, batch: Batch, targets: Targets, scale: Callable[[str, Tensor], float]) -> dict[str, Tensor]:
-        """Losses by name. `scale(task, rows)` turns a mean over these rows into this part's share of the whole batch's mean."""
+    def forward(
+        self, batch: Batch, targets: Targets, scale: Callable[[str, Tensor], float], answers: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Losses by name; with `answers` also the heads' logits, filled in there (NaN for clips that take no part). `scale(task, rows)` turns a mean over these rows into this part's share of the whole batch's mean."""
         clip = self.normalise(batch.frames)
         out: dict[str, Tensor] = {}
         weights = self.config.weights
         if "jepa" in batch.tasks and targets.masks and weights.jepa and (rows := batch.tasks["jepa"]).any():
             for name, value in self._jepa(clip[rows], targets, batch, rows).items():
                 out[name] = value * scale("jepa", rows)
-        self._supervised(clip, batch, out, scale)
+        self._supervised(clip, batch, out, scale, answers)
         if "order" in batch.tasks or "contrast" in batch.tasks:
             self._pairs(clip, batch, out, scale)
         if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
@@ -126,7 +128,14 @@ class Trainee(nn.Module):
             tokens: Tensor = self.encoder.levels(clip, keep)  # type: ignore[operator]
         return tokens
 
-    def _supervised(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
+    def _supervised(
+        self,
+        clip: Tensor,
+        batch: Batch,
+        out: dict[str, Tensor],
+        scale: Callable[[str, Tensor], float],
+        answers: dict[str, Tensor] | None,
+    ) -> None:
         weights, tasks = self.config.weights, batch.tasks
         wanted = {
             "action": weights.action,
@@ -135,73 +144,61 @@ class Trainee(nn.Module):
             "sterility": weights.sterility or weights.breach_map,
         }
         on = {name: tasks[name] for name, weight in wanted.items() if weight and name in self.heads and name in tasks}
-        # The breach map asks for every token; classes can be told from some of them, in a fraction of the time.
         dense, asked = on.get("sterility"), _any(on, tuple(on))
         if asked is None:
             return
         dense = torch.zeros_like(asked) if dense is None else dense
-        thin = self.training and self.config.keep < 1.0
-        groups = [(dense, False), (asked & ~dense, True)] if thin else [(asked, False)]
-        for rows, is_thin in groups:
+        # A head may see some of the tokens while it learns: half of them take less than half of the time.
+        shares = (self.config.keep_dense, self.config.keep) if self.training else (1.0, 1.0)
+        groups = [(dense, shares[0]), (asked & ~dense, shares[1])] if shares[0] != shares[1] else [(asked, shares[0])]
+        for rows, share in groups:
             if not bool(rows.any()):
                 continue
-            keep = self._random_tokens(clip[rows]) if is_thin else None
+            keep = self._random_tokens(clip[rows], share) if share < 1.0 else None
             tokens = self.encode(clip[rows], keep)
             for name, members in on.items():
                 inside = members[rows]
                 if bool(inside.any()):
                     both = members & rows
-                    losses_of = self._head_losses(
-                        name, tokens[inside], batch, both, self.grid(clip), None if keep is None else keep[inside]
-                    )
+                    ids = None if keep is None else keep[inside]
+                    losses_of = self._head_losses(name, tokens[inside], batch, both, self.grid(clip), ids, answers)
                     for loss, value in losses_of.items():
                         out[loss] = out.get(loss, 0.0) + value * scale(name, both)
 
     def _head_losses(
-        self, name: str, tokens: Tensor, batch: Batch, rows: Tensor, grid: Grid, keep: Tensor | None
+        self,
+        name: str,
+        tokens: Tensor,
+        batch: Batch,
+        rows: Tensor,
+        grid: Grid,
+        keep: Tensor | None,
+        answers: dict[str, Tensor] | None,
     ) -> dict[str, Tensor]:
         """Losses of one head on the tokens of its clips `rows`; `keep` are the ids of the tokens where not all are there."""
         head = self.heads[name]
         if name == "action":
             smoothing = self.config.label_smoothing if self.training else 0.0
-            return {"action": F.cross_entropy(head(tokens).float(), batch.action[rows], label_smoothing=smoothing)}
+            logits = head(tokens).float()
+            _answer(answers, "action", logits, rows)
+            return {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing)}
         if name == "motion_aux":
             return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows])}
         if name == "flow":
             assert batch.flow is not None
             flow = batch.flow[rows].flatten(1, 3)
             return {"flow": F.smooth_l1_loss(head(tokens).float(), flow if keep is None else _take(flow, keep), beta=0.1)}
-        logits, place = head(tokens, grid, batch.zone[rows])
+        logits, place = head(tokens, grid, batch.zone[rows], keep)
+        _answer(answers, "breach", logits.float(), rows)
         found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}
         if self.config.weights.breach_map:
-            found["breach_map"] = losses.dense(place.float().flatten(1), batch.place[rows].flatten(1))
+            where = batch.place[rows].flatten(1)
+            found["breach_map"] = losses.dense(place.float().flatten(1), where if keep is None else where.gather(1, keep))
         return found
 
-    @torch.no_grad()
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits of the heads for a batch, NaN for clips that do not take part: "action" (B, C), "breach" (B, H)."""
-        clip = self.normalise(batch.frames)
-        out: dict[str, Tensor] = {}
-        wanted = {"action": "action", "sterility": "breach"}
-        rows = _any(
-            {task: batch.tasks[task] for task in wanted if task in batch.tasks and task in self.heads}, ("action", "sterility")
-        )
-        if rows is None or not bool(rows.any()):
-            return out
-        tokens = self.encode(clip[rows])
-        for task, name in wanted.items():
-            if task not in self.heads or task not in batch.tasks:
-                continue
-            logits = (
-                self.heads[task](tokens) if task == "action" else self.heads[task](tokens, self.grid(clip), batch.zone[rows])[0]
-            )
-            out[name] = logits.float().new_full((len(clip), logits.shape[1]), torch.nan)
-            out[name][rows] = logits.float()
-        return out
-
-    def _random_tokens(self, clip: Tensor) -> Tensor:
+    def _random_tokens(self, clip: Tensor, share: float) -> Tensor:
         t, h, w = self.grid(clip)
-        count = max(1, round(t * h * w * self.config.keep))
+        count = max(1, round(t * h * w * share))
         scores = torch.rand(len(clip), t * h * w, device=clip.device)
         return scores.topk(count, dim=1).indices.sort(dim=1).values
 
@@ -221,6 +218,12 @@ class Trainee(nn.Module):
             views = self.normalise(batch.views[rows])
             other = torch.cat([self.encode(views[:, :, :half]), self.encode(views[:, :, half:])], dim=1)
             out["contrast"] = self.heads["contrast"](torch.cat([early, late], dim=1), other) * scale("order", rows)
+
+
+def _answer(answers: dict[str, Tensor] | None, name: str, logits: Tensor, rows: Tensor) -> None:
+    if answers is not None:
+        answers[name] = logits.new_full((len(rows), logits.shape[1]), torch.nan)
+        answers[name][rows] = logits.detach()
 
 
 def motion_aux_loss(predicted: tuple[Tensor, Tensor], action: Tensor, motion: Tensor) -> Tensor:

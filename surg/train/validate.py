@@ -36,17 +36,17 @@ def validate(
         torch.manual_seed(number)
         targets = _targets(trainee, teacher, batch, config, number, accelerator)
         with accelerator.autocast():
-            values = trainee(batch, targets, lambda _, __: 1.0)
-            answers = trainee.answers(batch)
+            answers: dict[str, torch.Tensor] = {}
+            values = trainee(batch, targets, lambda _, __: 1.0, answers)
         for name, value in values.items():
             rows = len(batch)
             sums[name] = sums.get(name, 0.0) + float(value) * rows
             counts[name] = counts.get(name, 0) + rows
         if "action" in answers:
-            known = batch.action >= 0
+            known = torch.isfinite(answers["action"][:, 0])
             action.append(torch.stack([answers["action"].argmax(1)[known].cpu(), batch.action[known].cpu()], 1).numpy())
         if "breach" in answers:
-            known = torch.isfinite(batch.breach[:, 0])
+            known = torch.isfinite(batch.breach[:, 0]) & torch.isfinite(answers["breach"][:, 0])
             breach.append(
                 torch.stack([answers["breach"][known, 0].cpu().double(), batch.breach[known, 0].cpu().double()], 1).numpy()
             )
@@ -59,6 +59,9 @@ def validate(
     if breach and len(scored := np.concatenate(breach)):
         out["breach_ap"] = average_precision(scored[:, 0], scored[:, 1])
         out["breach_prior"] = float(scored[:, 1].mean())
+    answered = [out[name] for name in ("action_top1", "breach_ap") if np.isfinite(out.get(name, np.nan))]
+    if answered:
+        out["score"] = float(np.mean(answered))
     return out
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from surg.metrics.knn import normalise
+from surg.metrics.spread import effective_rank, feature_std
 from surg.train.batches import Reading, read_batch
 from surg.train.config import TrainConfig
 from surg.train.sources import Draw, Source
@@ -49,10 +51,10 @@ class Watch:
             labels.append(batch.action.numpy())
         self.trainee.train(was_training)
         features, truth = np.concatenate(pooled), np.concatenate(labels)
-        out = {"feature_std": float(features.std(axis=0).mean()), "effective_rank": float(effective_rank(features))}
+        out = {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
         known = truth >= 0
         if known.sum() >= 8 and len(set(truth[known].tolist())) > 1:
-            out["knn_top1"] = float(knn_top1(features[known], truth[known]))
+            out["knn_top1"] = nearest_is_same(features[known], truth[known])
         self.first = self.first or out
         self._alarm(step, out)
         return out
@@ -67,16 +69,9 @@ class Watch:
                 )  # fmt: skip
 
 
-def effective_rank(features: npt.NDArray[np.float32]) -> float:
-    """exp of the entropy of the normalised singular values of the centred features."""
-    values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
-    shares = values / max(values.sum(), 1e-12)
-    return float(np.exp(-(shares * np.log(shares + 1e-12)).sum()))
-
-
-def knn_top1(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Leave-one-out: the share of clips whose nearest neighbour by cosine has the same label."""
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    similar = unit @ unit.T
+def nearest_is_same(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Leave-one-out: the share of clips whose nearest other clip by cosine has the same label."""
+    rows = normalise(features)
+    similar = rows @ rows.T
     np.fill_diagonal(similar, -np.inf)
     return float((labels[similar.argmax(axis=1)] == labels).mean())

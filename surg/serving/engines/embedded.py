@@ -3,6 +3,7 @@
 No Docker, no GPU. It serves the very repository that NVIDIA's image serves, through our Python-based `onnxruntime` backend.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -99,10 +100,8 @@ class EmbeddedServer:
     @property
     def state(self) -> dict[str, Any]:
         """What the guardian last wrote: status, ports, process ids, restarts, error."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._state = json.loads((self.folder / "state.json").read_text())
-        except FileNotFoundError:
-            pass
         return self._state
 
     @property

@@ -250,8 +250,8 @@ class Guardian:
         path = Path(self.spec["state"])
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({**self.spec["public"], **self.state}, indent=2))
-        os.chmod(temporary, 0o600)
-        os.replace(temporary, path)
+        temporary.chmod(0o600)
+        temporary.replace(path)
 
     def _on_signal(self, *_: object) -> None:
         self.stopping = True
@@ -294,7 +294,7 @@ def children(pid: int) -> set[int]:
 def shm_namespace() -> str:
     """Start of the names of all our regions here. It holds the process namespace: containers may share /dev/shm, not pids."""
     try:
-        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        namespace = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
         namespace = "0"
     return f"surg_{int(namespace):x}_"

@@ -8,6 +8,7 @@ A request that fails alone fails alone: when a batch breaks, its requests are ru
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -35,10 +36,8 @@ class TritonPythonModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", os.environ.get("SURG_ORT_SPIN", "0"))
         if config.get("optimization", {}).get("execution_accelerators"):
             pb_utils.Logger.log_info("execution accelerators need NVIDIA's image; this stand-in runs on the CPU provider")
-        path = os.path.join(
-            args["model_repository"], args["model_version"], config.get("default_model_filename") or "model.onnx"
-        )
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        path = Path(args["model_repository"], args["model_version"], config.get("default_model_filename") or "model.onnx")
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
         self.batched = config["max_batch_size"] > 0
