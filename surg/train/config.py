@@ -278,6 +278,8 @@ class TrainConfig(Config):
     """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    curves: bool = True
+    """Draw plots/curves.png at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":
