@@ -309,6 +309,17 @@ def test_a_manifest_becomes_a_manifest_of_copies(tmp_path: Path) -> None:
     assert copies[0].zone[0] == pytest.approx([0.2, 0.2 / finding.crop[3]])
 
 
+def test_a_crop_asked_for_before_follows_the_crop_that_was_done(labelled: Path, tmp_path: Path) -> None:
+    copy, finding = deidentify(labelled, tmp_path / "a", DeidentifyConfig())
+    assert finding.crop is not None
+    bottom = finding.crop[3]
+    asked = Clip(str(labelled), 0.0, 1.0, "p", meta={"crop": f"0.1,0,1,{bottom / 2}", "fps": "8"})
+    left, top, right, new_bottom = (float(number) for number in deidentified(asked, copy, finding).meta["crop"].split(","))
+    assert (left, top, right, new_bottom) == pytest.approx((0.1, 0.0, 1.0, 0.5))
+    done = Clip(str(labelled), 0.0, 1.0, "p", meta={"crop": f"0,0,1,{bottom}"})
+    assert deidentified(done, copy, finding).meta == {}
+
+
 def test_masks_do_not_follow_a_crop_and_that_is_said(labelled: Path, tmp_path: Path) -> None:
     copy, finding = deidentify(labelled, tmp_path / "a", DeidentifyConfig())
     with pytest.raises(DataError, match="--overlay blank"):
