@@ -136,7 +136,9 @@ def _survey(source: Path, config: DeidentifyConfig) -> tuple[list[tuple[float, f
 
 def _small(frame: Frame) -> Frame:
     height, width = frame.shape[:2]
-    return frame if width <= 640 else cv2.resize(frame, (640, round(height * 640 / width)), interpolation=cv2.INTER_AREA)
+    if width <= 640:
+        return frame
+    return np.asarray(cv2.resize(frame, (640, round(height * 640 / width)), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _frames(source: Path, fps: float) -> Iterator[tuple[float, Frame]]:

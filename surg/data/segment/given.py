@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.manifest import Clip
-from surg.data.segment.masks import Frames, Ids, Segmentation
+from surg.data.segment.masks import Frames, Ids, Segmentation, relabel
 from surg.errors import DataError
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
@@ -17,8 +17,9 @@ PICTURES = (".png", ".bmp", ".tif", ".tiff")
 class GivenSegmenter:
     """Hands out the masks of one clip.
 
-    `masks` of the clip is an .npz with `ids` (T, H, W) and, if the frames are not evenly spaced from the clip's start, `times_s`; or a
-    folder of pictures, one a frame in the order of their names, whose grey level or colour is the instance.
+    `masks` of the clip is an .npz with `ids` (T, H, W), with `times_s` if its frames are not evenly spaced from the clip's start, and with
+    `instances` and `roles` (n,) if its things have names; or a folder of pictures, one a frame in the order of their names, whose grey
+    level or colour is the instance.
     """
 
     def __init__(self, clip: Clip, *, instances: bool = True) -> None:
@@ -47,10 +48,13 @@ def read_masks(path: Path, clip: Clip) -> Segmentation:
             if "notes" in file:
                 return Segmentation.load(path)
             ids = file["ids"].astype(np.uint16)
-            times_s = file["times_s"].astype(np.float64) if "times_s" in file else _times(clip, len(ids))
+            stamped = next((name for name in ("times_s", "times") if name in file), None)
+            times_s = file[stamped].astype(np.float64) if stamped is not None else _times(clip, len(ids))
             names = {int(number): f"object {number}" for number in np.unique(ids) if number}
-            if "names" in file:
-                names |= {number: str(name) for number, name in enumerate(file["names"].tolist()) if number in names}
+            if "instances" in file and "roles" in file:
+                # Whoever names its instances means those alone; its other numbers are floor, walls and tables.
+                names = {int(number): str(role) for number, role in zip(file["instances"], file["roles"])}
+                ids = relabel(ids, {number: number for number in names})
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} holds no masks that surg can read ({type(error).__name__}).\n"
