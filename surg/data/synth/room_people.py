@@ -9,7 +9,7 @@ from surg.data.synth.room_body import Body, Pose
 from surg.data.synth.room_mesh import CLOTH, PERSON, Floats, Mesh, Surface, merged
 from surg.data.synth.room_stage import LOOKS, pick
 
-SKIRT_SIDES, SKIRT_RINGS = 32, 9
+SKIRT_SIDES, SKIRT_RINGS = 26, 7
 
 
 class Person:

@@ -1,0 +1,59 @@
+"""`surg embed`: a manifest's clips as a table of features."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Features of every clip as one Arrow table: for probes, kNN, retrieval and plots.")
+
+
+class BackendChoice(StrEnum):
+    triton = "triton"
+    onnx = "onnx"
+    torch = "torch"
+    tensorrt = "tensorrt"
+
+
+class LevelChoice(StrEnum):
+    pooled = "pooled"
+    tokens = "tokens"
+    levels = "levels"
+
+
+@app.callback(
+    invoke_without_command=True, context_settings={"allow_interspersed_args": True, "help_option_names": ["-h", "--help"]}
+)
+def embed(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of clips or of long videos.")],
+    out: Annotated[Path, typer.Option(help="Table to write (Parquet). A killed run goes on from what is done.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Run folder or .safetensors; exported and served for the purpose.")
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="Address of a running server, HOST:8001.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="Repository made by surg export.")] = None,
+    backend: Annotated[BackendChoice, typer.Option(help="What runs the model.")] = BackendChoice.triton,
+    level: Annotated[
+        LevelChoice, typer.Option(help="One vector a window, its tokens, or tokens of four depths.")
+    ] = LevelChoice.pooled,
+    pool: Annotated[int, typer.Option(min=1, help="Average tokens over squares of so many patches a side.")] = 1,
+    segments: Annotated[int, typer.Option(min=1, help="Windows per clip, spread evenly.")] = 1,
+    stride_s: Annotated[float | None, typer.Option(help="A window every so many seconds instead, for long videos.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")
+    ] = True,
+) -> None:
+    from surg.data.manifest import Manifest
+    from surg.eval.backends import open_backend
+    from surg.eval.features import FeatureConfig, embed_manifest
+
+    config = FeatureConfig(level=level.value, pool=pool, segments=segments, stride_s=stride_s)
+    clips = Manifest.read(manifest)
+    with open_backend(backend.value, server=server, checkpoint=checkpoint, repository=repository) as opened:
+        features = embed_manifest(opened, clips.select(split) if split else clips, out, config, resume=resume)
+        evidence = opened.finish()
+    ran = evidence.get("server", evidence["backend"])
+    typer.echo(f"Wrote {out}: {len(features)} rows of {'x'.join(map(str, features.meta['shape']))}, by {ran}")
+    typer.echo(f"Next: surg eval retrieval {out} --label action    or surg eval probe-action --data {manifest} …")

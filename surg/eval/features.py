@@ -1,0 +1,291 @@
+"""Features of every clip of a manifest as one Arrow table, through any backend: what probes, kNN, retrieval and plots read.
+
+Columns: key · case · split · source · labels (JSON) · start_s · end_s · segment · features (float16, flat) ;
+the shape of one row's features, the level, the variant and the checkpoint stand in the table's metadata.
+A killed run goes on where it stopped: finished clips are in part files beside the table.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from surg.config import Config
+from surg.data.clips import ClipConfig, windows
+from surg.data.executor import Parts, Progress, item_key
+from surg.data.manifest import Clip, Manifest
+from surg.data.preprocess import PreprocessSpec, preprocess
+from surg.data.video import read_frames
+from surg.errors import DataError, ServerError
+from surg.eval.backends import Backend
+from surg.runs import atomic_file
+
+logger = logging.getLogger(__name__)
+
+Level = Literal["pooled", "tokens", "levels"]
+Variant = Literal["plain", "single", "shuffled", "reversed"]
+Array = npt.NDArray[Any]
+
+
+class FeatureConfig(Config):
+    level: Level = "pooled"
+    """pooled: one vector; tokens: the last layer's; levels: tokens of four depths side by side, as Diving48's protocol has them."""
+    pool: int = Field(1, ge=1)
+    """Tokens are averaged over squares of so many patches a side: 2 leaves a quarter of them."""
+    segments: int = Field(1, ge=1)
+    """Windows per clip, spread evenly; probes see their tokens together."""
+    views: int = Field(1, ge=1)
+    """Square crops along the longer side: 1 is the centre, 3 are both ends and the centre."""
+    stride_s: float | None = Field(None, gt=0)
+    """Take windows this far apart over the whole clip instead of `segments`: for long videos."""
+    variant: Variant = "plain"
+    """What the model is shown: `single` repeats the last frame, `shuffled` and `reversed` change the order of frames."""
+    use_zone: bool = True
+    """Crop to the clip's zone where it has one."""
+    failed_share: float = Field(0.02, ge=0, le=1)
+    """More failed clips than this end the run."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature table in memory. Rows are windows; `clip` tells which belong together."""
+
+    values: Array
+    """(N, …) float16: (D,) pooled, (tokens, D) otherwise."""
+    clips: npt.NDArray[np.str_]
+    cases: npt.NDArray[np.str_]
+    splits: npt.NDArray[np.str_]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    labels: list[dict[str, Any]]
+    meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def column(self, label: str) -> npt.NDArray[np.str_]:
+        """A label as text, "" where a row has none."""
+        return np.array([str(row.get(label, "")) for row in self.labels], dtype=np.str_)
+
+    def vectors(self) -> Array:
+        """One float32 vector a row: tokens are averaged."""
+        values = self.values.astype(np.float32)
+        return values if values.ndim == 2 else np.asarray(values.reshape(len(values), -1, values.shape[-1]).mean(1))
+
+    def pick(self, rows: npt.NDArray[Any]) -> "Features":
+        index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return Features(
+            self.values[index], self.clips[index], self.cases[index], self.splits[index], self.start_s[index], self.end_s[index],
+            [self.labels[i] for i in index], self.meta,
+        )  # fmt: skip
+
+
+def embed_manifest(
+    backend: Backend, manifest: Manifest, out: Path, config: FeatureConfig, *, resume: bool = True, seed: int = 0
+) -> Features:
+    """Embed every clip and write `out` (Parquet). Raises DataError when too many clips cannot be read.
+
+    A server that stops in the middle raises ServerError; what is done stays in `OUT.parts` and the next call goes on from there.
+    """
+    out = Path(out)
+    stamp = _stamp(backend, manifest, config, seed)
+    parts = Parts(out)
+    if not resume or _stamp_of(parts.folder, out) not in ("", stamp["stamp"]):
+        parts.forget()
+    finished = parts.keys()
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    (parts.folder / "stamp.json").write_text(json.dumps(stamp))
+    order: list[str] = []
+    failed: list[str] = []
+
+    def todo() -> Iterator[tuple[str, Clip]]:
+        for clip in manifest.clips():
+            order.append(clip_key(clip))
+            if order[-1] not in finished:
+                yield order[-1], clip
+
+    def work(item: tuple[str, Clip]) -> tuple[str, list[dict[str, Any]], str]:
+        try:
+            return item[0], list(_rows(backend, item[1], config, seed)), ""
+        except DataError as error:
+            return item[0], [], str(error)
+
+    with Progress(len(manifest), len(finished)) as progress:
+        try:
+            for key, rows, error in backend.client.map(work, todo()):
+                if error:
+                    failed.append(error)
+                    logger.debug("clip %s: %s", key, error)
+                else:
+                    parts.add(key, rows)
+                progress.step(failed=bool(error))
+        except ServerError as error:
+            parts.flush()
+            raise ServerError(
+                f"{error}\n{len(parts.written)} clips are embedded and kept; run the same command again to go on."
+            ) from error
+        except BaseException:
+            parts.flush()
+            raise
+        parts.flush()
+    if len(failed) > config.failed_share * max(1, len(order)):
+        raise DataError(
+            f"{len(failed)} of {len(order)} clips could not be read (allowed: {config.failed_share:.0%}). The first: {failed[0]}"
+        )
+    if failed:
+        logger.warning("%d of %d clips could not be read and are left out", len(failed), len(order))
+    parts.join(order)
+    _add_metadata(out, stamp | {"failed": len(failed)})
+    return read_features(out)
+
+
+def read_features(path: Path) -> Features:
+    """Open a table written by `surg embed`."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is no table of features ({type(error).__name__}). Make one: surg embed MANIFEST --out {path}"
+        ) from error
+    metadata = json.loads((table.schema.metadata or {}).get(b"surg.features", b"{}"))
+    if "shape" not in metadata:
+        raise DataError(f"{path} is a Parquet table, but not one of features. Make one: surg embed MANIFEST --out {path}")
+    flat = table.column("features").combine_chunks()
+    values = np.asarray(flat.flatten()).reshape(len(table), *metadata["shape"])
+    text = {name: np.array(table.column(name).to_pylist(), dtype=np.str_) for name in ("key", "case", "split")}
+    return Features(
+        values, text["key"], text["case"], text["split"],
+        table.column("start_s").to_numpy(), table.column("end_s").to_numpy(),
+        [json.loads(row) for row in table.column("labels").to_pylist()], metadata,
+    )  # fmt: skip
+
+
+def clip_key(clip: Clip) -> str:
+    """Stable, and tells no file name. The folder of the video does not matter, so that a moved manifest resumes."""
+    return item_key([Path(clip.video).name, clip.start_s, clip.end_s, clip.case, json.dumps(clip.zone)])
+
+
+def window_ends(clip: Clip, spec: PreprocessSpec, config: FeatureConfig) -> list[float]:
+    """End times of the windows looked at: the middle one of the clip, `segments` spread over it, or one every `stride_s`."""
+    times = ClipConfig(num_frames=spec.num_frames, fps=spec.fps, size=spec.size, stride_s=config.stride_s or 1.0)
+    if config.stride_s is not None:
+        return windows(clip.end_s, times, clip.start_s)
+    first = min(clip.start_s + times.span_s, clip.end_s)
+    if config.segments == 1:
+        return [(first + clip.end_s) / 2]
+    return [float(end) for end in np.linspace(first, clip.end_s, config.segments)]
+
+
+def window_times(end_s: float, start_s: float, spec: PreprocessSpec) -> npt.NDArray[np.float64]:
+    """Times of one window's frames, none before the clip begins."""
+    back = np.arange(spec.num_frames - 1, -1, -1) / spec.fps
+    return np.maximum(end_s - back, start_s)
+
+
+def show(frames: Array, variant: Variant, rng: np.random.Generator) -> Array:
+    """The window as a baseline sees it.  frames: (T, …)."""
+    if variant == "single":
+        return np.repeat(frames[-1:], len(frames), axis=0)
+    if variant == "reversed":
+        return np.ascontiguousarray(frames[::-1])
+    if variant == "shuffled":
+        return frames[rng.permutation(len(frames))]
+    return frames
+
+
+def square_views(frames: Array, views: int) -> list[Array]:
+    """Squares along the longer side, evenly spread; one view is the frames as they are (cropped later)."""
+    if views == 1:
+        return [frames]
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    offsets = np.linspace(0, max(height, width) - side, views).round().astype(int)
+    return [frames[:, o : o + side] if height > width else frames[:, :, o : o + side] for o in offsets]
+
+
+def pool_tokens(tokens: Array, patches: int, size: int) -> Array:
+    """Mean over squares of size x size patches.  (N, D) -> (N', D), N = t * patches^2; an odd rim makes smaller squares."""
+    if size == 1:
+        return tokens
+    grid = tokens.reshape(-1, patches, patches, tokens.shape[-1]).astype(np.float32)
+    starts = np.arange(0, patches, size)
+    rows = np.add.reduceat(grid, starts, axis=1)
+    sums = np.add.reduceat(rows, starts, axis=2)
+    widths = np.diff(np.append(starts, patches))
+    return np.asarray((sums / np.outer(widths, widths)[None, :, :, None]).reshape(-1, tokens.shape[-1]))
+
+
+def _rows(backend: Backend, clip: Clip, config: FeatureConfig, seed: int) -> Iterator[dict[str, Any]]:
+    spec = backend.spec
+    zone = clip.zone if config.use_zone else None
+    fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
+    key = clip_key(clip)
+    rng = np.random.default_rng([seed, int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)])
+    common = {"case": clip.case, "split": clip.split, "source": clip.source, "labels": json.dumps(clip.labels, sort_keys=True)}
+    for segment, end_s in enumerate(window_ends(clip, spec, config)):
+        times = window_times(end_s, clip.start_s, spec)
+        frames = read_frames(clip.video, times, fps=fps, threads=1)
+        for view, square in enumerate(square_views(frames, config.views)):
+            shown = show(preprocess(square, spec, zone).frames, config.variant, rng)
+            features = _features(backend, shown, config)
+            yield common | {
+                "start_s": float(times[0]), "end_s": end_s, "segment": segment, "view": view,
+                "shape": json.dumps(features.shape), "features": features.astype(np.float16).ravel(),
+            }  # fmt: skip
+
+
+def _features(backend: Backend, frames: Array, config: FeatureConfig) -> Array:
+    result = backend.embed(frames)
+    patches = backend.spec.size // backend.spec.patch_size
+    if config.level == "pooled":
+        return result.pooled[0]
+    if config.level == "tokens":
+        return pool_tokens(result.tokens[0], patches, config.pool)
+    # Levels are joined along the tokens, as the official probes take them.
+    return np.concatenate([pool_tokens(level, patches, config.pool) for level in result.levels[0]])
+
+
+def _stamp(backend: Backend, manifest: Manifest, config: FeatureConfig, seed: int) -> dict[str, Any]:
+    """What the features depend on. Another backend of the same checkpoint gives the same features, so it is not part of it."""
+    content = {
+        "checkpoint_sha256": backend.client.contract.checkpoint_sha256,
+        "preprocess": backend.spec.model_dump(mode="json"),
+        "data_fingerprint": manifest.fingerprint,
+        "config": config.model_dump(mode="json"),
+        "seed": seed if config.variant == "shuffled" else 0,
+    }
+    stamp = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+    return content | {"stamp": stamp, "backend": backend.name}
+
+
+def _stamp_of(parts: Path, out: Path) -> str:
+    if (parts / "stamp.json").is_file():
+        return str(json.loads((parts / "stamp.json").read_text()).get("stamp", ""))
+    if out.is_file():
+        metadata = pq.read_schema(out).metadata or {}
+        return str(json.loads(metadata.get(b"surg.features", b'{"stamp": "other"}')).get("stamp", ""))
+    return ""
+
+
+def _add_metadata(out: Path, stamp: dict[str, Any]) -> None:
+    table = pq.read_table(out)
+    if not len(table):
+        raise DataError("No clip gave any features: the manifest, or the split asked for, is empty.")
+    shapes = {str(shape) for shape in table.column("shape").unique().to_pylist()}
+    if len(shapes) > 1:
+        raise DataError(f"Clips gave features of different shapes: {', '.join(sorted(shapes))}.")
+    metadata = {
+        **(table.schema.metadata or {}),
+        b"surg.features": json.dumps(stamp | {"shape": json.loads(shapes.pop())}).encode(),
+    }
+    with atomic_file(out) as file:
+        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
