@@ -68,7 +68,7 @@ def train(
     cache = config.data.cache or out / "cache"
     with accelerator.main_process_first():
         sources = open_sources(config, cache, "train")
-        held_out = open_sources(config, cache, "val")
+        held_out = open_sources(config, cache, "val", like=sources)
     classes = action_classes(config, sources)
     fingerprint = "+".join(source.fingerprint[:16] for source in sources.values())
     clips = sum(len(source.usable) for source in sources.values())
@@ -81,7 +81,7 @@ def train(
     spec = PreprocessSpec(
         size=config.data.size, num_frames=config.data.num_frames, fps=config.data.fps, zone_crop=config.data.zone_crop
     )
-    trainee = build.build_trainee(config, start, classes, spec)
+    trainee = build.build_trainee(config, start, classes, spec, sources)
     if config.trainable.encoder == "lora":
         build.add_lora(trainee.encoder, config.trainable.lora_rank, config.trainable.lora_alpha)
     predicts = any("jepa" in source.config.tasks for source in sources.values()) and config.loss.weights.jepa > 0
@@ -287,14 +287,16 @@ def gradients(
     return sums
 
 
-def open_sources(config: TrainConfig, cache: Path, which: str) -> dict[str, Source]:
+def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, Source] | None = None) -> dict[str, Source]:
     """All sources of one split; a source without validation clips is left out of validation."""
     opened: dict[str, Source] = {}
     for name, source in config.data.sources.items():
         split = source.split if which == "train" else source.val_split
         needs_classes = which == "train" and "action" in source.tasks
         try:
-            opened[name] = open_source(name, source, config.data, cache, split=split, classes_needed=needs_classes)
+            opened[name] = open_source(
+                name, source, config.data, cache, split=split, classes_needed=needs_classes, like=(like or {}).get(name)
+            )
         except NothingThereError:
             if which == "train":
                 raise

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surg.data.preprocess import PreprocessSpec
+from surg.model.world import WorldPredictor
 from surg.train import losses
 from surg.train.batches import Batch
 from surg.train.config import LossConfig
 from surg.train.flow import flow_weights
+from surg.train.worlds import frame_tokens, world_loss
 
 Grid = tuple[int, int, int]
 
@@ -86,6 +88,14 @@ class Trainee(nn.Module):
             for name, value in self._jepa(clip[rows], targets, batch, rows).items():
                 out[name] = value * scale("jepa", rows)
         self._supervised(clip, batch, out, scale, answers)
+        if "world" in batch.tasks and weights.world and "world" in self.heads and bool((rows := batch.tasks["world"]).any()):
+            assert batch.actions is not None
+            assert batch.states is not None
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+                tokens, plane = frame_tokens(self.encoder, clip[rows], self.tubelet)
+            world: WorldPredictor = self.heads["world"]  # type: ignore[assignment]
+            value = world_loss(world, tokens, batch.actions[rows], batch.states[rows], plane, self.config.roll_out)
+            out["world"] = value * scale("world", rows)
         if "order" in batch.tasks or "contrast" in batch.tasks:
             self._pairs(clip, batch, out, scale)
         if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
