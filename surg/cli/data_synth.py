@@ -36,6 +36,51 @@ def tissue(
     _report(generate(out, clips, seed, family, workers, size=size, split=split), clips, "action")
 
 
+@app.command()
+def room(
+    out: Out,
+    clips: Clips = 400,
+    seed: Seed = 0,
+    family: Family = "a",
+    workers: Workers = None,
+    size: Size = 224,
+    split: Split = None,
+    cameras: Annotated[int, typer.Option("--cameras", min=1, max=4, help="Cameras that see each clip or take")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of a clip")] = 8.0,
+    takes: Annotated[int, typer.Option("--takes", min=0, help="Instead of clips, so many long videos")] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Length of a take")] = 10.0,
+    breaches_per_hour: Annotated[
+        float, typer.Option("--breaches-per-hour", min=0, help="How rare breaches are in takes")
+    ] = 6.0,
+    renderer: Annotated[
+        str, typer.Option("--renderer", help="gl, painter (OpenCV, plainer), or auto: gl where it works")
+    ] = "auto",
+) -> None:
+    """An operating room: breaches of sterility and the movements that only look like one. Half of the clips hold a breach."""
+    from surg.data.synth.room import generate, generate_takes
+
+    if takes:
+        manifest = generate_takes(
+            out,
+            takes,
+            minutes,
+            seed,
+            family,
+            workers,
+            size=size,
+            split=split,
+            breaches_per_hour=breaches_per_hour,
+            cameras=cameras,
+            renderer=renderer,
+        )
+        _report(manifest, takes * cameras, "breaches")
+        return
+    manifest = generate(
+        out, clips, seed, family, workers, size=size, split=split, seconds=seconds, cameras=cameras, renderer=renderer
+    )
+    _report(manifest, clips * cameras, "event")
+
+
 def _report(manifest: Path, clips: int, label: str) -> None:
     typer.echo(f"Wrote {clips} clips and {manifest}")
     typer.echo(f"Next: surg data show {manifest} --out sheet.png    labels: {label}")

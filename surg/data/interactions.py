@@ -57,8 +57,8 @@ def find_interactions(
 ) -> list[Interaction]:
     """All interactions in which at least one agent takes part, in order of time.
 
-    `flows` (frame i to i + 1, at the size of `tracks.ids`, camera taken off) are needed for contact with tissue, `zone` (x, y in 0..1)
-    for contact with it.
+    `flows` (frame i to i + 1 in pixels of `tracks.ids`, camera taken off, at its size or at every 2nd, 4th … pixel) are needed for contact
+    with tissue, `zone` (x, y in 0..1) for contact with it.
     """
     found: list[Interaction] = []
     stand = still_frame(cameras, len(tracks.ids))
@@ -161,21 +161,26 @@ def _drags_tissue(tracks: Tracks, track: Track, index: int, flows: Sequence[Flow
     """Whether the surface beside an agent moves with it: seen motion is the only sign of contact that a flat picture gives."""
     if index >= len(flows) or not track.is_agent_at(index):
         return False
-    mask = (tracks.ids[index] == track.id).astype(np.uint8)
-    ring = (
-        (cv2.dilate(mask, np.ones((21, 21), np.uint8)) > 0)
-        & (cv2.dilate(mask, np.ones((7, 7), np.uint8)) == 0)
-        & (tracks.ids[index] == 0)
-    )
-    if ring.sum() < 20:
+    flow = flows[index].astype(np.float32)
+    step = max(1, tracks.ids.shape[1] // flow.shape[0])
+    ids = tracks.ids[index, ::step, ::step][: flow.shape[0], : flow.shape[1]]
+    mask = (ids == track.id).astype(np.uint8)
+    # From 3 to 10 pixels beside it: nearer, the flow is still the tool's own.
+    ring = (_grown(mask, -(-10 // step)) > 0) & (_grown(mask, -(-3 // step)) == 0) & (ids == 0)
+    if ring.sum() * step * step < 80 or not mask.any():
         return False
-    own = flows[index][mask > 0].mean(axis=0)
+    own = flow[mask > 0].mean(axis=0)
     speed = float(np.linalg.norm(own))
     if speed < config.tissue_px:
         return False
-    along = flows[index][ring] @ (own / speed)
+    along = flow[ring] @ (own / speed)
     # A tenth of the ring is what a tip touches.
     return float(np.quantile(along, 0.9)) >= config.tissue_px
+
+
+def _grown(mask: npt.NDArray[np.uint8], pixels: int) -> npt.NDArray[np.uint8]:
+    grown: npt.NDArray[np.uint8] = cv2.dilate(mask, np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8))
+    return grown
 
 
 def mask_gap(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -46,7 +46,7 @@ class Source:
         origin, fresh = stream.start_time or 0, True
         if container.format.name == "avi" and stream.codec_context.has_b_frames:
             # AVI has no display times: libav derives them, begins a frame or more late, and does not say so.
-            stamps = [packet.pts for packet in islice(_demux(container, stream), LOOK_AHEAD) if packet.pts is not None]
+            stamps = [packet.pts for packet in islice(demux(container, stream), LOOK_AHEAD) if packet.pts is not None]
             origin, fresh = min(stamps, default=origin), False
         return cls(container, stream, origin, stream.time_base, fresh)
 
@@ -87,7 +87,7 @@ def decode_wanted(
 def _decode(source: Source, times: npt.NDArray[np.float64] | None) -> Iterator[tuple[float, float, Any]]:
     """(start_s, end_s, frame) from where the container stands, with ascending times."""
     source.fresh = False
-    packets = _demux(source.container, source.stream)
+    packets = demux(source.container, source.stream)
     first = list(islice(packets, LOOK_AHEAD))
     context = source.stream.codec_context
     # Some muxers give frames that are reordered the stamps of their decoding. The decoder's order holds, and the stamps are sorted.
@@ -184,18 +184,16 @@ def _look_ahead(packets: Iterator[Any], wanted: _Wanted | None) -> Iterator[tupl
     yield None, True
 
 
-def _demux(container: Any, stream: Any) -> Iterator[Any]:
-    packets = container.demux(stream)
+def demux(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream, over damaged places as long as there are not too many."""
     bad = 0
-    while True:
+    while bad <= MAX_BAD_PACKETS:
         try:
-            packet = next(packets)
-        except (StopIteration, av.error.EOFError):
+            yield from container.demux(stream)
+        except av.error.EOFError:
             return
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, IndexError):
+            # IndexError: a damaged stream that appears on the way confuses PyAV's list of streams.
             bad += 1
-            if bad > MAX_BAD_PACKETS:
-                return
-            packets = container.demux(stream)
-            continue
-        yield packet
+        else:
+            return

@@ -21,7 +21,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.packets import Source, decode_wanted
+from surg.data.packets import Source, decode_wanted, demux
 from surg.data.stills import check_pixels, image_size, is_stills, open_stills
 from surg.errors import DataError
 from surg.runs import atomic_file
@@ -51,6 +51,8 @@ class Limits:
     """Most frames that one call of `read_frames` returns."""
     bytes: int = 8 << 30
     """Most memory that those frames may take."""
+    pause_s: float = 600.0
+    """Longest that `iter_frames` repeats one frame: damaged time stamps jump by days."""
 
 
 LIMITS = Limits()
@@ -170,7 +172,11 @@ def iter_frames(
                 yield time, frame
         return
     number = 0
-    for _, frame, until in own:
+    for time, frame, until in own:
+        if until - max(time, start_s) > limits.pause_s and time < end_s:
+            raise DataError(
+                f"{path} stands still from {time:.1f} to {until:.1f} s; expected at most {limits.pause_s:.0f} s. It may be damaged."
+            )
         # A frame is shown until the next one begins.
         while (wanted := start_s + number / fps) < min(until, end_s) - 1e-9:
             yield wanted, frame
@@ -211,7 +217,9 @@ def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, A
         raise DataError(f"There is no video {path}.")
     try:
         # max_pixels keeps the decoder from allocating what a header merely claims, while the format is being probed already.
-        with av.open(path, options={"max_pixels": str(limits.pixels)}, timeout=(30.0, 30.0)) as container:
+        with av.open(
+            path, options={"max_pixels": str(limits.pixels)}, timeout=(30.0, 30.0), metadata_errors="ignore"
+        ) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video in it, only {len(container.streams)} other streams.")
             stream = container.streams.video[0]
@@ -262,7 +270,7 @@ def _upright(frame: Any) -> Frame:
 
 def _rotation_of_first_frame(container: Any, stream: Any) -> int:
     """The display matrix is known only once a frame is decoded; that frame also proves that the file can be."""
-    for frame in container.decode(stream):
+    for _, _, frame in decode_wanted(Source.of(container, stream), None):
         return int(round(frame.rotation / 90) % 4 * 90)
     raise DataError(f"{container.name} has no frame that can be decoded. It may be damaged or cut short.")
 
@@ -280,7 +288,7 @@ def _walk(path: Path, limits: Limits) -> tuple[float, int]:
     count, end = 0, 0.0
     with _open(path, limits) as (container, stream):
         origin, base = stream.start_time or 0, stream.time_base
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             if not packet.size:
                 continue
             count += 1

@@ -170,6 +170,12 @@ class Client:
         out = answer.outputs
         return WorldResult(out["future"], out["surprise"].reshape(-1), out["surprise_map"], answer.version)
 
+    def raw(
+        self, model: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None, version: int | None = None
+    ) -> Answer:
+        """Any model by name, tensors by name: no more than the contract's check, deadlines and retries."""
+        return self._infer(self.contract.model(model), inputs, timeout_s, version)[0]
+
     def clip_many(self, items: Iterable[tuple[Array, Array | None]], *, version: int | None = None) -> Iterator[ClipResult]:
         """Results of many clips in their order, with at most `max_in_flight` under way. Reads `items` no faster than it sends."""
         yield from self.map(lambda item: self.clip(item[0], item[1], version=version), items)

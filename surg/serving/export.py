@@ -1,16 +1,23 @@
 """From a checkpoint to a repository that serves it, through the parity gate: what does not equal PyTorch is not kept."""
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from surg.errors import CheckpointError
+from pydantic import Field
+
+from surg.config import Config
+from surg.errors import CheckpointError, ServerError
 from surg.model.bundle import Bundle, load_bundle
-from surg.serving import repository
+from surg.runs import write_text
+from surg.serving import parity, repository
+from surg.serving.client import connect
 from surg.serving.contract import Contract
-from surg.serving.models import Served, ServedConfig, prepare
+from surg.serving.engine import start_server
+from surg.serving.engines.embedded import find_environment
+from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import Precision, export_onnx
 from surg.serving.repository import QueueConfig
 
@@ -19,12 +26,30 @@ logger = logging.getLogger(__name__)
 VIDEO = Path(__file__).parent / "backend" / "video" / "model.py"
 
 
+class ExportConfig(Config):
+    """Settings of an export."""
+
+    served: ServedConfig = Field(default_factory=ServedConfig)
+    """The models."""
+    queue: QueueConfig = Field(default_factory=QueueConfig)
+    """How the server queues and batches them."""
+
+
 @dataclass
 class Exported:
     repo: Path
     version: int
     contract: Contract
     notes: list[str] = field(default_factory=list)
+    rows: list[parity.Row] = field(default_factory=list)
+    """The parity table."""
+
+
+@dataclass
+class ExportedFiles:
+    paths: list[Path]
+    contract: Contract
+    rows: list[parity.Row]
 
 
 def find_bundle(path: Path) -> Path:
@@ -50,27 +75,101 @@ def export_repository(
     served: ServedConfig | None = None,
     queue: QueueConfig | None = None,
     precision: Precision = "fp32",
-    gate: Callable[[Bundle, Served, dict[str, Path]], object] | None = None,
+    clips: int = 18,
+    tolerance: float | None = None,
+    through_server: bool = True,
 ) -> Exported:
     """Export every model that the checkpoint has the parts for into a new version of `repo`.
 
-    gate: called with the bundle, the modules and the ONNX files before anything is published; what it raises stops the export.
+    Before anything is published, PyTorch, onnxruntime and (`through_server`) an embedded Triton must agree on `clips` clips.
+    Raises ExportError when they do not; the repository is then as it was.
     """
-    path = find_bundle(checkpoint)
-    bundle = load_bundle(path)
-    ready = prepare(bundle, served or ServedConfig(), str(bundle.meta.get("architecture") or ""))
-    contract = ready.contract.model_copy(update={"precision": precision})
     repo = Path(repo)
     repo.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=repo.resolve().parent) as scratch:
-        files: dict[str, dict[str, Path | str]] = {}
-        graphs: dict[str, Path] = {}
-        for name, module in ready.modules.items():
-            written = export_onnx(module, contract.model(name), Path(scratch) / name / "model.onnx", precision)
-            files[name] = {file.name: file for file in written}
-            graphs[name] = written[0]
-        files["surg_video"] = {"model.py": VIDEO}
-        if gate is not None:
-            gate(bundle, ready, graphs)
-        version = repository.publish(repo, contract, files, queue)
-    return Exported(repo, version, contract, ready.notes)
+        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, queue, through_server=through_server)
+        version = repository.publish(repo, made.contract, made.files, queue)
+    parity.write_table(made.rows, repo / "surg_clip" / str(version) / "parity.json")
+    return Exported(repo, version, made.contract, made.notes, made.rows)
+
+
+def export_files(
+    checkpoint: Path,
+    out: Path,
+    *,
+    served: ServedConfig | None = None,
+    precision: Precision = "fp32",
+    clips: int = 18,
+    tolerance: float | None = None,
+) -> ExportedFiles:
+    """The ONNX files alone, in `out`/<model>/, with contract.json beside them; the same gate, without a server."""
+    out = Path(out)
+    out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=out.resolve().parent) as scratch:
+        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, None, through_server=False)
+        paths = []
+        for model, files in made.files.items():
+            for name, content in files.items():
+                if isinstance(content, Path) and model != "surg_video":
+                    target = out / model / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    content.replace(target)
+                    paths.append(target)
+    write_text(out / "contract.json", made.contract.model_dump_json(indent=2) + "\n")
+    return ExportedFiles(paths, made.contract, made.rows)
+
+
+@dataclass
+class _Made:
+    contract: Contract
+    files: dict[str, dict[str, Path | str]]
+    rows: list[parity.Row]
+    notes: list[str]
+
+
+def _export(
+    checkpoint: Path,
+    scratch: Path,
+    served: ServedConfig | None,
+    precision: Precision,
+    clips: int,
+    tolerance: float | None,
+    queue: QueueConfig | None,
+    *,
+    through_server: bool,
+) -> _Made:
+    bundle = load_bundle(find_bundle(checkpoint))
+    ready = prepare(bundle, served or ServedConfig(), str(bundle.meta.get("architecture") or ""))
+    contract = ready.contract.model_copy(update={"precision": precision})
+    files: dict[str, dict[str, Path | str]] = {}
+    for name, module in ready.modules.items():
+        written = export_onnx(module, contract.model(name), scratch / name / "model.onnx", precision)
+        files[name] = {file.name: file for file in written}
+    files["surg_video"] = {"model.py": VIDEO}
+    trial = scratch / "trial"
+    repository.publish(trial, contract, files, queue)
+    rows = _gate(bundle, contract, trial, clips, tolerance, ready.notes, through_server=through_server)
+    return _Made(contract, files, rows, ready.notes)
+
+
+def _gate(
+    bundle: Bundle,
+    contract: Contract,
+    trial: Path,
+    clips: int,
+    tolerance: float | None,
+    notes: list[str],
+    *,
+    through_server: bool,
+) -> list[parity.Row]:
+    with contextlib.ExitStack() as stack:
+        runners = [("onnxruntime", stack.enter_context(connect(f"local:{trial}")))]
+        if through_server:
+            try:
+                find_environment()
+            except ServerError as error:
+                notes.append(f"not compared with a server: {str(error).splitlines()[0]}")
+            else:
+                server = stack.enter_context(start_server(trial))
+                runners.append(("Triton", stack.enter_context(connect(server.grpc_url))))
+        return parity.check(bundle, contract, runners, clips=clips, tolerance=tolerance)

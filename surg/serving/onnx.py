@@ -36,27 +36,41 @@ def export_onnx(module: nn.Module, spec: ModelSpec, path: Path, precision: Preci
     if precision == "fp16":
         module = module.half()
     examples = tuple(_example(tensor) for tensor in spec.inputs)
-    batch = torch.export.Dim("batch", min=1, max=max(2, spec.max_batch_size))
-    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
+    names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
+    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        warnings.simplefilter("ignore")  # of the tracer about shapes that are constants here, and of its own age
+        # The tracing exporter, not dynamo's: the same operators for these modules, in 4 s instead of 25 s for tiny on one core.
+        traced = Path(scratch) / "model.onnx"
+        torch.onnx.export(
             module,
             examples,
-            dynamo=True,
-            dynamic_shapes={tensor.name: {0: batch} for tensor in spec.inputs},
+            str(traced),
+            dynamo=False,
+            opset_version=OPSET,
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
-            opset_version=OPSET,
-            optimize=True,
-            external_data=size > EMBED_BELOW_BYTES,
-            verbose=False,
+            dynamic_axes={name: {0: "batch"} for name in names},
         )
-    assert program is not None
-    program.save(str(path), external_data=size > EMBED_BELOW_BYTES)
+        _finish(traced, spec, path)
     _check(path, spec)
     logger.info("%s: %.1f MB %s", spec.name, sum(file.stat().st_size for file in _files(path)) / 1e6, precision)
     return _files(path)
+
+
+def _finish(traced: Path, spec: ModelSpec, path: Path) -> None:
+    """State the output shapes that the tracer left open, and keep the weights inside the file as long as they fit."""
+    import onnx
+
+    model = onnx.load(str(traced))
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape.dim
+        for dim, length in zip(dims[1:], spec.output(value.name).shape):
+            dim.dim_value = length
+    size = sum(file.stat().st_size for file in traced.parent.iterdir())
+    if size < EMBED_BELOW_BYTES:
+        onnx.save(model, str(path))
+    else:
+        onnx.save(model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data")
 
 
 def _example(tensor: TensorSpec) -> torch.Tensor:

@@ -109,7 +109,7 @@ def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple
     if task == "action":
         return _class_of(clip, source, classes) >= 0
     if task == "sterility":
-        return "breach" in clip.labels
+        return draw.index in source.breaches
     if task == "motion_aux":
         return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
     return True
@@ -147,10 +147,11 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     occupancy = (
         zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
     )
-    steps = reading.num_frames // reading.tubelet
-    place = place_map(
-        clip, stored.box, box, seen.shape[1], end, reading.data.fps, steps, reading.tubelet, size // reading.patch
-    )
+    # A token sees `tubelet` frames; the last of them is the moment it speaks for.
+    steps = range(reading.num_frames // reading.tubelet)
+    moments = [clip.start_s + max(end - (len(steps) - 1 - n) * reading.tubelet, 0) / reading.data.fps for n in steps]
+    found = source.breaches.get(draw.index)
+    place = place_map(found, moments, stored.box, box, seen.shape[1], size // reading.patch)
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and random.random() < flip:
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
@@ -164,7 +165,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         "frames": np.ascontiguousarray(frames),
         "zone": np.ascontiguousarray(occupancy, np.float32),
         "action": np.array(action, np.int64),
-        "breach": breach_targets(clip, time_s, reading.horizons_s),
+        "breach": breach_targets(found, clip, time_s, reading.horizons_s),
         "place": np.ascontiguousarray(place, np.float32),
         "motion": motion,
     }
@@ -189,13 +190,13 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
     if random is None:
         return most
     anywhere = int(random.integers(least, most + 1))
-    start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
-    inside = random.random()
-    if "sterility" not in source.config.tasks or reading.positive_share is None or start is None or stop is None:
+    found, inside = source.breaches.get(index), random.random()
+    if found is None or not found.spans or reading.positive_share is None:
         return anywhere
-    first, last = (int(np.ceil((float(t) - clip.start_s) * reading.data.fps)) for t in (start, stop))
+    start, stop = found.spans[int(random.integers(len(found.spans)))]
+    first, last = (int(np.ceil((t - clip.start_s) * reading.data.fps)) for t in (start, stop))
     first, last = max(first, min(reading.tubelet - 1, most)), min(last, most)
-    if inside >= reading.positive_share * 2 or last < first or not int(clip.labels.get("breach", 0)):
+    if inside >= reading.positive_share or last < first:
         return anywhere
     return int(random.integers(first, last + 1))
 

@@ -179,8 +179,8 @@ class LossConfig(Config):
     """What the sterility loss does about rare breaches."""
     focal_gamma: float = Field(1.0, ge=0)
     """Focal loss's exponent."""
-    positive_share: float | None = Field(0.5, gt=0, lt=1)
-    """Share of windows of a zone source that are drawn near or in a breach; null draws as they come."""
+    positive_share: float | None = Field(0.7, gt=0, le=1)
+    """Of clips that have a breach: share of the windows that end in it; null lets windows end anywhere."""
     keep: float = Field(1.0, gt=0, le=1)
     """Share of tokens that supervised losses see while training: 0.5 is more than twice as fast and regularises."""
     keep_dense: float = Field(1.0, gt=0, le=1)
@@ -278,6 +278,8 @@ class TrainConfig(Config):
     """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    curves: bool = True
+    """Draw plots/curves.png at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

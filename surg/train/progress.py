@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """Only the main process has one that speaks."""
 
-    def __init__(self, run: RunFolder | None, steps: int, *, every: int, tensorboard: bool, start: int = 0) -> None:
-        self.run, self.steps, self.every, self._first = run, steps, every, start
+    def __init__(
+        self, run: RunFolder | None, steps: int, *, every: int, tensorboard: bool, curves: bool = True, start: int = 0
+    ) -> None:
+        self.run, self.steps, self.every, self._first, self._curves = run, steps, every, start, curves
         self._since, self._clips, self._began = time.perf_counter(), 0, time.perf_counter()
         self._writer: Any = None
         if run is not None and tensorboard:
@@ -73,7 +75,7 @@ class Reporter:
             self._bar.stop()
         if self._writer is not None:
             self._writer.close()
-        if self.run is not None:
+        if self.run is not None and self._curves:
             draw_curves(self.run)
 
 
@@ -86,14 +88,16 @@ def duration(seconds: float) -> str:
 def draw_curves(run: RunFolder) -> Path | None:
     """plots/curves.png: every logged number against the step, training and validation in one picture each."""
     rows = run.metrics()
-    names = sorted({name for row in rows for name, value in row.items() if isinstance(value, float) and name != "clips_per_s"})
+    found = {name for row in rows for name, value in row.items() if isinstance(value, float)}
+    # Drift has a curve for every block; the whole encoder's is enough of a picture.
+    names = sorted(name for name in found if name != "clips_per_s" and not (name.startswith("drift_") and name != "drift_all"))
     if not names:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = 3
-    figure = Figure(figsize=(12, 2.6 * math.ceil(len(names) / across)), layout="constrained")
+    figure = Figure(figsize=(12, 2.6 * math.ceil(len(names) / across)))
     FigureCanvasAgg(figure)
     for number, name in enumerate(names, start=1):
         axes = figure.add_subplot(math.ceil(len(names) / across), across, number)
@@ -103,6 +107,7 @@ def draw_curves(run: RunFolder) -> Path | None:
                 axes.plot(*zip(*points), label=kind, marker="." if len(points) < 30 else None)
         axes.set_title(name if name != "loss" else "loss (no proof of quality: see the probes)", fontsize=9)
         axes.legend(fontsize=7)
+    figure.subplots_adjust(0.06, 0.05, 0.98, 0.95, 0.2, 0.45)
     path = run.plots / "curves.png"
     run.plots.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path), dpi=90)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from surg.data.manifest import Clip, Manifest
 from surg.errors import ConfigError, DataError
+from surg.train.breach import Breaches, breaches_of
 from surg.train.config import DataConfig, SourceConfig
 from surg.train.store import ClipStore, StoreSpec, open_store
 
@@ -36,6 +37,8 @@ class Source:
     usable: npt.NDArray[np.int64]
     """Numbers of the clips that could be decoded, in the order of the curriculum."""
     fingerprint: str
+    breaches: dict[int, Breaches] = field(default_factory=dict)
+    """What is known about breaches, by clip; sterility sources only."""
     features: dict[int, Any] = field(default_factory=dict)
     """CLEAR: what the starting encoder said about each clip."""
 
@@ -85,7 +88,10 @@ def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, 
     usable = np.array([number for number, entry in enumerate(store.entries) if entry.count], np.int64)
     if data.order == "easy-first":
         usable = usable[np.argsort([float(clips[number].meta.get("motion", number)) for number in usable], kind="stable")]
-    return Source(name, config, clips, store, usable, manifest.fingerprint)
+    breaches = {}
+    if "sterility" in config.tasks:
+        breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
+    return Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
 
 
 def _matches(clip: Clip, where: dict[str, Any]) -> bool:

@@ -84,7 +84,7 @@ def _video(path: Path, listed: Path, fps: float | None) -> tuple[Path, float, di
     if path.is_file():
         return path, duration_s(path), {}
     if fps is None:
-        raise ConfigError(f"{path} holds pictures: say how many of them make a second, for example --option fps=25")
+        raise ConfigError(f"{path} holds pictures: say how many of them make a second, for example --set fps=25")
     pictures = [(index / fps, picture) for index, (_, picture) in enumerate(pictures_in(path))]
     frames = write_frame_list(listed.with_name(listed.name + ".txt"), pictures)
     return frames.path, frames.end_s, frames.meta

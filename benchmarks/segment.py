@@ -1,0 +1,151 @@
+"""How well the weightless segmenter, the tracks and the agent rule do, against the simulators' true masks and paths.
+
+    surg data synth tissue --out /tmp/tissue --clips 80 --seed 11
+    surg data synth room --out /tmp/room --clips 40 --seed 11
+    python benchmarks/segment.py --tissue /tmp/tissue/manifest.parquet --room /tmp/room/manifest.parquet
+
+Prints a table and writes benchmarks/segment_<hardware>_<yyyy-mm>.json. What is counted:
+  iou        a true agent on a frame against the predicted mask that overlaps it most, mean over frames, then over agents
+  purity     share of a track's frames on which most of its mask is the thing it stands for (background counts as wrong)
+  fragments  tracks that stand for one true agent
+  decision   share of tracks called agent or layout as their true path says (moved 0.05 of the width for 4 frames, camera taken off)
+  camera     distance in pixels between the estimated and the true movement of the picture's centre, per pair of frames
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recording import write_result
+
+from surg.data.manifest import Clip, Manifest
+from surg.data.segment.build import SegmentConfig, segment
+from surg.data.tracks import Tracks, extent
+from surg.data.video import read_frames
+
+MIN_PIXELS = 100
+
+
+def true_things(clip: Clip) -> tuple[np.ndarray, dict[int, np.ndarray], list[np.ndarray] | None, np.ndarray]:
+    """Ids (T, H, W), the true path (T, 2) in still pixels of each thing, the camera (2, 3) per frame if it moves, and times."""
+    with np.load(str(clip.masks)) as file:
+        truth = {name: file[name] for name in file.files}
+    ids = truth["ids"]
+    if "tips" in truth:
+        back = [np.linalg.inv(np.vstack([matrix, (0, 0, 1)])) for matrix in truth["camera"]]
+        paths = {k + 1: np.array([m @ (*tip, 1) for m, tip in zip(back, truth["tips"][:, k])])[:, :2] for k in range(2)}
+        return ids, paths, list(truth["camera"]), np.arange(len(ids)) / float(clip.meta["fps"])
+    things = {}
+    for number in truth["instances"]:
+        path = np.full((len(ids), 2), np.nan)
+        for index, frame in enumerate(ids):
+            mask = frame == number
+            if mask.sum() >= MIN_PIXELS:
+                path[index] = extent(mask)[1]
+        things[int(number)] = path
+    return np.where(np.isin(ids, truth["instances"]), ids, 0), things, None, truth["times"]
+
+
+def is_agent(path: np.ndarray, width: int) -> bool:
+    seen = path[~np.isnan(path[:, 0])]
+    if len(seen) < 4:
+        return False
+    distance = np.linalg.norm(seen - seen[0], axis=1) / width
+    return bool(np.lib.stride_tricks.sliding_window_view(distance, 4).min(axis=1).max() >= 0.05)
+
+
+def measure(clip: Clip, config: SegmentConfig) -> dict[str, Any]:
+    ids, paths, cameras, times_s = true_things(clip)
+    saved = segment(clip, config)
+    tracks = Tracks.of(saved)
+    positions = np.abs(saved.times_s[None] - times_s[:, None]).argmin(axis=1)
+    seen = tracks.ids[positions]
+    agents = [number for number, path in paths.items() if is_agent(path, ids.shape[2])]
+    ious: list[float] = []
+    fragments: list[int] = []
+    owner = {track.id: _owner(ids, seen == track.id) for track in tracks.items}
+    for number in agents:
+        per_frame = [_best(ids[index] == number, seen[index]) for index in range(len(ids)) if (ids[index] == number).sum() >= MIN_PIXELS]
+        if len(per_frame) < 4:
+            continue
+        ious.append(float(np.mean([overlap for overlap, _ in per_frame])))
+        fragments.append(sum(1 for main, _ in owner.values() if main == number))
+    decisions = [track.is_agent == (owner[track.id][0] in agents) for track in tracks.items if owner[track.id][0]]
+    out: dict[str, Any] = {"iou": ious, "fragments": fragments, "decision": decisions}
+    out["purity"] = [purity for _, purity in owner.values()]
+    if cameras is not None:
+        out["camera"] = _camera_errors(clip, cameras, times_s)
+    return out
+
+
+def _owner(ids: np.ndarray, mask: np.ndarray) -> tuple[int, float]:
+    """(the true thing a track stands for, share of its frames on which most of it is that thing); 0 is none."""
+    winners = []
+    for true, own in zip(ids, mask):
+        if own.any():
+            counts = np.bincount(true[own], minlength=1)
+            winners.append(int(counts.argmax()))
+    if not winners:
+        return 0, 0.0
+    things = [winner for winner in winners if winner]
+    main = max(set(things), key=things.count) if things else 0
+    return main, (winners.count(main) / len(winners) if main else 0.0)
+
+
+def _best(true: np.ndarray, seen: np.ndarray) -> tuple[float, int]:
+    best = (0.0, 0)
+    for number in np.unique(seen[true]):
+        if number:
+            own = seen == number
+            best = max(best, (float((own & true).sum() / (own | true).sum()), int(number)))
+    return best
+
+
+def _camera_errors(clip: Clip, cameras: list[np.ndarray], times_s: np.ndarray) -> list[float]:
+    from surg.data.motion import MotionConfig, camera_path
+
+    frames = read_frames(clip.video, times_s)
+    centre = np.array([frames.shape[2] / 2, frames.shape[1] / 2, 1.0])
+    errors = []
+    for index, found in enumerate(camera_path(frames, MotionConfig(size=min(frames.shape[1:3])))):
+        step = cameras[index + 1] @ np.linalg.inv(np.vstack([cameras[index], (0, 0, 1)]))
+        errors.append(float(np.linalg.norm(np.array(found.shift) - ((np.vstack([step, (0, 0, 1)]) @ centre)[:2] - centre[:2]))))
+    return errors
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def pool(name: str) -> list[float]:
+        return [value for row in rows for value in row.get(name, [])]
+
+    out: dict[str, Any] = {"clips": len(rows), "agents": len(pool("iou")), "tracks": len(pool("decision"))}
+    for name in ("iou", "purity", "fragments", "decision", "camera"):
+        values = pool(name)
+        if values:
+            out[name] = round(float(np.mean(values)), 3)
+    if pool("camera"):
+        out["camera_p95"] = round(float(np.quantile(pool("camera"), 0.95)), 3)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tissue", type=Path)
+    parser.add_argument("--room", type=Path)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/segment_<hardware>_<yyyy-mm>.json")
+    arguments = parser.parse_args()
+    results = {}
+    for name in ("tissue", "room"):
+        if getattr(arguments, name) is None:
+            continue
+        for segmenter in ("motion", "given"):
+            config = SegmentConfig(segmenter=segmenter)
+            rows = [measure(clip, config) for clip in Manifest.read(getattr(arguments, name))]
+            results[f"{name}, {segmenter}"] = summary(rows)
+            print(f"{name}, {segmenter}: {results[f'{name}, {segmenter}']}", flush=True)
+    if arguments.write:
+        print("Wrote", write_result("segment", results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""De-identify many videos: give them names that say nothing, work on all cores, and write what was done.
+
+OUT/videos/<id>.mp4     OUT/deidentify.json     OUT/manifest.parquet (when the input was a manifest)
+OUT.names.csv           which id is which original: beside OUT, because it names patients
+"""
+
+import csv
+import dataclasses
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from surg.data import executor
+from surg.data.adapters.files import is_video, videos_under
+from surg.data.deidentify import DeidentifyConfig, Finding, deidentified, deidentify
+from surg.data.faces import open_detector
+from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.errors import ConfigError, DataError
+from surg.runs import atomic_file, write_json
+
+Names = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Deidentified:
+    """What a run left behind. `names` and `manifest` are None where there is none."""
+
+    findings: dict[str, Finding]
+    failed: list[tuple[str, str]]
+    report: Path
+    manifest: Path | None
+    names: Path | None
+
+    def summary(self) -> str:
+        total = sum(finding.duration_s for finding in self.findings.values())
+        blanked = sum(finding.blanked_s for finding in self.findings.values())
+        marked = sum(bool(finding.overlay_boxes) for finding in self.findings.values())
+        untold = sum(not finding.overlay_told for finding in self.findings.values())
+        faces = sum(finding.faces for finding in self.findings.values())
+        lines = [
+            f"{len(self.findings)} videos, {total:.0f} s; {blanked:.0f} s outside the body made black",
+            (
+                f"burnt-in text taken out of {marked} videos; metadata out of {sum(bool(one.metadata_removed) for one in self.findings.values())}, "
+                f"sound and other streams out of {sum(one.streams_removed > 0 for one in self.findings.values())}; {faces} faces covered"
+            ),
+        ]
+        if untold:
+            lines.append(f"{untold} videos stand still or are short: whether text is burnt in could not be told. Look at them.")
+        if self.failed:
+            lines.append(f"{len(self.failed)} videos failed; they are listed in {self.report.name}")
+        return "\n".join(lines)
+
+
+def deidentify_all(
+    inputs: Sequence[Path],
+    out: Path,
+    config: DeidentifyConfig,
+    *,
+    faces: Path | None = None,
+    keep_names: bool = False,
+    workers: int | None = None,
+    max_failed: float = 0.0,
+) -> Deidentified:
+    """Raises DataError when more than `max_failed` of the videos failed; their originals are as they were."""
+    if faces is not None:
+        open_detector(faces)  # A wrong file is found out before the first video.
+    manifest = _manifest(inputs)
+    videos = (
+        list(dict.fromkeys(clip.video for clip in manifest.clips())) if manifest else [str(path) for path in _videos(inputs)]
+    )
+    if not videos:
+        raise DataError(f"There are no videos in {', '.join(map(str, inputs))}.")
+    if any(Path(video).resolve().is_relative_to(out.resolve()) for video in videos):
+        raise ConfigError(f"The originals lie in {out}. Choose another folder for the copies: --out.")
+    names_file = out.with_name(out.name + ".names.csv")
+    names = {video: Path(video).stem for video in videos} if keep_names else _random_names(names_file, "video", videos)
+    if len(set(names.values())) < len(names):
+        raise ConfigError("Two originals have the same file name, so their copies cannot keep it. Leave out --keep-names.")
+    work = partial(_one, folder=str(out / "videos"), config=config, faces=str(faces) if faces else None)
+    table = out / "done.parquet"
+    report = executor.run(
+        work, [{"video": video, "name": names[video]} for video in videos], table, workers=workers, key=_key, resume=False
+    )
+    rows = {row["name"]: (row["copy"], json.loads(row["finding"])) for row in pq.read_table(table).to_pylist()}
+    table.unlink()
+    findings = {name: _finding(values) for name, (_, values) in rows.items()}
+    done = Deidentified(
+        findings,
+        report.failed,
+        out / "deidentify.json",
+        out / "manifest.parquet" if manifest else None,
+        None if keep_names else names_file,
+    )
+    write_json(
+        done.report,
+        {
+            "settings": config.model_dump(mode="json"),
+            "faces": faces is not None,
+            "videos": {name: asdict(finding) for name, finding in findings.items()},
+            "failed": dict(report.failed),
+        },
+    )
+    if report.failed_share > max_failed:
+        key, error = report.failed[0]
+        raise DataError(
+            f"{len(report.failed)} of {len(videos)} videos failed (allowed: {max_failed:.0%}), and have no copy. The first, {key}: {error}\n"
+            f"All are listed in {done.report}."
+        )
+    if manifest and done.manifest:
+        cases = None if keep_names else _random_names(names_file, "case", dict.fromkeys(clip.case for clip in manifest.clips()))
+        write_manifest(done.manifest, _rewritten(manifest, names, rows, findings, cases))
+    return done
+
+
+def _one(item: dict[str, str], folder: str, config: DeidentifyConfig, faces: str | None) -> dict[str, str]:
+    detect = open_detector(Path(faces)) if faces else None
+    copy, finding = deidentify(Path(item["video"]), Path(folder) / item["name"], config, detect)
+    return {"name": item["name"], "copy": str(copy), "finding": json.dumps(asdict(finding))}
+
+
+def _key(item: dict[str, str]) -> str:
+    return item["name"]
+
+
+def _finding(values: dict[str, Any]) -> Finding:
+    as_tuples = {name: tuple(map(tuple, values[name])) for name in ("blanked", "overlay_boxes")}
+    crop = values["crop"] and tuple(values["crop"])
+    return Finding(**{**values, **as_tuples, "crop": crop, "metadata_removed": tuple(values["metadata_removed"])})
+
+
+def _rewritten(
+    manifest: Manifest, names: Names, rows: dict[str, tuple[str, Any]], findings: dict[str, Finding], cases: Names | None
+) -> Iterator[Clip]:
+    for clip in manifest.clips():
+        name = names[clip.video]
+        if name in findings:
+            copy = deidentified(clip, Path(rows[name][0]).absolute(), findings[name])
+            yield dataclasses.replace(copy, case=cases[clip.case]) if cases else copy
+
+
+def _manifest(inputs: Sequence[Path]) -> Manifest | None:
+    tables = [path for path in inputs if path.suffix == ".parquet"]
+    if tables and len(inputs) > 1:
+        raise ConfigError("Give one manifest alone, or videos and folders.")
+    return Manifest.read(tables[0]) if tables else None
+
+
+def _videos(inputs: Sequence[Path]) -> list[Path]:
+    found = [video for path in inputs for video in (videos_under(path) if path.is_dir() else [path] if is_video(path) else [])]
+    strange = [path for path in inputs if path.is_file() and not is_video(path)]
+    if strange:
+        raise DataError(f"{strange[0]} is no video, folder of videos or manifest (.parquet).")
+    return [path.absolute() for path in found]
+
+
+def _random_names(path: Path, kind: str, originals: Iterable[str]) -> Names:
+    """A random name for each original, kept in `path` so that another run gives the same."""
+    known: dict[tuple[str, str], str] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            known = {(row["kind"], row["original"]): row["name"] for row in csv.DictReader(file)}
+    for original in originals:
+        known.setdefault((kind, original), f"{kind}-{secrets.token_hex(6)}")
+    with atomic_file(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("kind", "name", "original"))
+        writer.writerows((one, name, original) for (one, original), name in known.items())
+    return {original: name for (one, original), name in known.items() if one == kind}

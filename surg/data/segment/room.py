@@ -1,0 +1,83 @@
+"""People and things that move in a room seen by a resting camera, without any weights.
+
+What differs from the clip's own background moves or has moved; shadows (darker, same colour) and the noise of the codec do not count.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from surg.config import Config
+from surg.data.segment.masks import Found, Frames, Mask
+
+
+class RoomConfig(Config):
+    contrast: float = Field(4.0, gt=0)
+    """How many times the picture's own noise a pixel must differ from the background."""
+    min_contrast: float = Field(10.0, ge=0)
+    """The least difference in grey levels, however quiet the picture."""
+    shadow: float = Field(0.55, gt=0, le=1)
+    """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
+    min_area: float = Field(0.002, gt=0, lt=1)
+    """Smallest thing, as a share of the picture."""
+    refine: bool = True
+    """Let each thing grow to the edges of its colour (graph cut), so that the part of a body that rests is not lost."""
+
+
+def background(frames: Frames, most: int = 64) -> Frames:
+    """The picture without what moves: the median over the clip.  frames: (T, H, W, 3) with a resting camera."""
+    middle: Frames = np.median(frames[:: max(1, len(frames) // most)], axis=0).astype(np.uint8)
+    return middle
+
+
+def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None) -> list[Mask]:
+    """Pixels of each frame that are not background: (H, W) each."""
+    behind = cv2.GaussianBlur(background(frames) if still is None else still, (0, 0), 1.0).astype(np.float32)
+    masks = []
+    for frame in frames:
+        picture = cv2.GaussianBlur(frame, (0, 0), 1.0).astype(np.float32)
+        difference = np.abs(picture - behind).max(axis=2)
+        # The median difference is the noise of an unmoved pixel as long as most of the picture rests.
+        threshold = max(config.min_contrast, config.contrast * float(np.median(difference)))
+        mask = (difference > threshold) & ~_shadow(picture, behind, config.shadow)
+        masks.append(_clean(mask))
+    return masks
+
+
+def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
+    """Everything that moves, on every frame."""
+    masks = moving_parts(frames, config)
+    if config.refine:
+        masks = [refine(frame, mask) for frame, mask in zip(frames, masks)]
+    return [[Found(part, "person", 1.0) for part in _parts(mask, config.min_area)] for mask in masks]
+
+
+def refine(frame: Frames, seed: Mask) -> Mask:
+    """Grow or shrink a mask to the colour edges around it."""
+    return seed
+
+
+def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], darkest: float) -> Mask:
+    """Darker by a factor that is nearly the same in all three channels."""
+    if darkest >= 1:
+        return np.zeros(picture.shape[:2], bool)
+    ratio = (picture + 4) / (behind + 4)
+    spread = ratio.max(axis=2) - ratio.min(axis=2)
+    mean = ratio.mean(axis=2)
+    shaded: Mask = (mean > darkest) & (mean < 0.97) & (spread < 0.08)
+    return shaded
+
+
+def _clean(mask: Mask) -> Mask:
+    scale = max(1, round(min(mask.shape) / 224))
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((scale + 1, scale + 1), np.uint8))
+    radius = 2 * scale
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    closed: Mask = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, kernel).astype(bool)
+    return closed
+
+
+def _parts(mask: Mask, min_area: float) -> list[Mask]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return [labels == number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] >= min_area * mask.size]

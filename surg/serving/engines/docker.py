@@ -1,0 +1,217 @@
+"""NVIDIA's Triton image through the Docker engine, on the same repository. Written against docker-py; the image itself is 20 GB
+and was not pulled where this was made: the tests run another image under the same code."""
+
+import contextlib
+import http.client
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surg.errors import ServerError
+from surg.runs import write_json
+from surg.serving import repository
+from surg.serving.engines.admin import load_model
+
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+"""Pinned: an engine built by TensorRT loads only under the version that built it."""
+STOP_TIMEOUT_S = 20
+COMMAND = (
+    "tritonserver",
+    "--model-repository=/models",
+    "--disable-auto-complete-config",
+    "--model-control-mode=explicit",
+    "--load-model=*",
+    "--metrics-config=summary_latencies=true",
+    "--exit-timeout-secs=10",
+)
+
+
+@dataclass
+class DockerServer:
+    """A Triton container. `folder` keeps its state for other shells."""
+
+    folder: Path
+    repo: Path
+    _state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        with contextlib.suppress(FileNotFoundError):
+            self._state = json.loads((self.folder / "state.json").read_text())
+        return self._state
+
+    @property
+    def http_url(self) -> str:
+        return f"127.0.0.1:{self.state['http']}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"127.0.0.1:{self.state['grpc']}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.state['metrics']}/metrics"
+
+    @property
+    def pid(self) -> int | None:
+        container = self._container()
+        return int(container.attrs["State"]["Pid"]) or None if container is not None else None
+
+    @property
+    def alive(self) -> bool:
+        container = self._container()
+        return container is not None and container.status == "running"
+
+    def log_tail(self, lines: int = 30) -> str:
+        container = self._container()
+        return container.logs(tail=lines).decode(errors="replace") if container is not None else ""
+
+    def stop(self) -> int:
+        """Stop and remove the container. Returns Triton's exit status."""
+        container = self._container()
+        rc = 1
+        if container is not None:
+            container.stop(timeout=STOP_TIMEOUT_S)
+            rc = int(container.wait()["StatusCode"])
+            container.remove()
+        self._state = {**self.state, "status": "stopped", "rc": rc}
+        write_json(self.folder / "state.json", self._state)
+        return rc
+
+    def rollback(self, to: int | None = None) -> tuple[list[int], list[int]]:
+        changed = repository.rollback(self.repo, to)
+        self.reload()
+        return changed
+
+    def reload(self) -> None:
+        for path in sorted(self.repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
+            load_model(self.http_url, path.parent.name)
+
+    def _container(self) -> Any:
+        from docker.errors import NotFound
+
+        try:
+            return engine().containers.get(self.state["container"])
+        except NotFound:
+            return None
+
+    def __enter__(self) -> "DockerServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def start(
+    repo: Path,
+    *,
+    http_port: int = 0,
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+    start_timeout_s: float = 600.0,
+    folder: Path | None = None,
+    image: str = IMAGE,
+) -> DockerServer:
+    """Run `image` on `repo`: read-only, loopback ports, the GPU when the engine has one. Ready when Triton says so and the lead
+    model answered. Raises ServerError when there is no engine, no image, or the server does not come up."""
+    import tempfile
+
+    from docker.errors import APIError, ImageNotFound
+
+    repo = Path(repo).resolve()
+    repository.contracts(repo)
+    client = engine()
+    folder = folder or Path(tempfile.mkdtemp(prefix="surg-docker-"))
+    try:
+        container = client.containers.run(
+            image,
+            list(COMMAND),
+            detach=True,
+            read_only=True,
+            # onnxruntime and the Python stubs unpack into /tmp and execute from it.
+            tmpfs={"/tmp": "exec,size=1g"},
+            shm_size="1g",
+            user=f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000",
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            volumes={str(repo): {"bind": "/models", "mode": "ro"}},
+            ports={
+                f"{inside}/tcp": ("127.0.0.1", outside or None)
+                for inside, outside in ((8000, http_port), (8001, grpc_port), (8002, metrics_port))
+            },
+            device_requests=_gpus(client),
+            labels={"surg.repository": str(repo)},
+        )
+    except ImageNotFound as error:
+        raise ServerError(
+            f"The image {image} is not here and could not be pulled: {error.explanation}.\nPull it once: docker pull {image}"
+        ) from error
+    except APIError as error:
+        raise ServerError(f"Docker could not start {image}: {error.explanation or error}") from error
+    container.reload()
+    ports = {
+        name: int(container.ports[f"{inside}/tcp"][0]["HostPort"])
+        for name, inside in (("http", 8000), ("grpc", 8001), ("metrics", 8002))
+    }
+    write_json(
+        folder / "state.json",
+        {"engine": "docker", "repo": str(repo), "image": image, "container": container.id, "status": "starting", **ports},
+    )
+    server = DockerServer(folder, repo)
+    try:
+        _wait(server, container, start_timeout_s)
+    except BaseException:
+        server.stop()
+        raise
+    write_json(folder / "state.json", {**server.state, "status": "ready"})
+    return server
+
+
+def engine() -> Any:
+    """A client of the local Docker engine. Raises ServerError with the way on when there is none."""
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        client = docker.from_env()
+        client.ping()
+    except DockerException as error:
+        raise ServerError(
+            f"No Docker engine answers here ({error}).\n"
+            "Start Docker, or serve without it: surg serve start REPO --engine embedded\n"
+            f"By hand, elsewhere: docker run --rm --gpus all --shm-size 1g -p 8000-8002:8000-8002 -v $PWD/REPO:/models:ro {IMAGE} {' '.join(COMMAND)}"
+        ) from error
+    return client
+
+
+def _gpus(client: Any) -> list[Any]:
+    from docker.types import DeviceRequest
+
+    has_gpu = "nvidia" in client.info().get("Runtimes", {})
+    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if has_gpu else []
+
+
+def _wait(server: DockerServer, container: Any, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        container.reload()
+        if container.status in ("exited", "dead"):
+            raise ServerError(f"Triton ended while it started. The end of its log:\n{server.log_tail()}")
+        if _ready(server.http_url):
+            return
+        time.sleep(0.2)
+    raise ServerError(f"Triton was not ready after {timeout_s:.0f} s. The end of its log:\n{server.log_tail()}")
+
+
+def _ready(host: str) -> bool:
+    connection = http.client.HTTPConnection(host, timeout=2)
+    try:
+        connection.request("GET", "/v2/health/ready", headers={"Connection": "close"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,79 @@
+"""A run that was broken goes on to the same weights; one that ran on two processes has them too."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from surg.config import to_yaml
+from surg.train.config import TrainConfig
+from surg.train.loop import train
+
+ROOT = Path(__file__).resolve().parents[2]
+Settings = Callable[..., TrainConfig]
+
+
+def states(run: Path) -> dict[str, torch.Tensor]:
+    """Everything a run's state holds, as flat tensors by name."""
+    loaded = torch.load(run / "checkpoints" / "resume.pt", weights_only=True)
+    flat = {f"{part}.{name}": tensor for part in ("trainee", "teacher") for name, tensor in (loaded[part] or {}).items()}
+    flat |= {f"opt.{name}.{key}": value for name, entry in loaded["optimizer"].items() for key, value in entry.items()}
+    return flat
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    first, second = states(one), states(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(torch.as_tensor(tensor), torch.as_tensor(second[name])), name
+
+
+@pytest.mark.parametrize("recipe", ["joint", "surgery", "stage1-finetune"])
+def test_resume_gives_the_same_weights_bit_for_bit(recipe: str, settings: Settings, tmp_path: Path) -> None:
+    config = settings(recipe, "steps=6", "save_every=2")
+    train(config, tmp_path / "whole")
+    stopped = train(config, tmp_path / "broken", stop_after=3)
+    assert stopped.interrupted
+    train(config, tmp_path / "broken", resume=True)
+    assert_equal(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_kill_9_and_resume_gives_the_same_weights_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
+    config = settings("joint", "steps=14", "save_every=3", "log_every=1")
+    train(config, tmp_path / "whole")
+    (tmp_path / "recipe.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "surg", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "killed" / "metrics.jsonl"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        # Between checkpoints: step 3 is saved, step 4 is done.
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    train(config, tmp_path / "killed", resume=True)
+    assert_equal(tmp_path / "whole", tmp_path / "killed")
+    steps = [line for line in log.read_text().splitlines() if '"kind": "train"' in line]
+    assert len(steps) == 14
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(to_yaml(settings("joint", "steps=400", "log_every=1")))
+    command = [sys.executable, "-m", "surg", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        while process.poll() is None and not (log.exists() and log.read_text()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "--resume" in told
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
+    assert torch.load(tmp_path / "run" / "checkpoints" / "resume.pt", weights_only=True)["step"] >= 1
