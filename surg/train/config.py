@@ -282,6 +282,8 @@ class TrainConfig(Config):
     """Batches of a validation."""
     log_every: int = Field(10, gt=0)
     """Steps between log lines."""
+    guide_checkpoint: bool = False
+    """Also write checkpoints/best_vjepa2_finetuned.pth, as the integration guide loads it."""
     choose_by: Literal["loss", "score"] = "loss"
     """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True

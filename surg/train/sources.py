@@ -78,7 +78,7 @@ def open_source(
         )
     manifest = Manifest.read(config.manifest)
     selected = manifest.select(split=split)
-    clips = [clip for clip in selected.clips() if _matches(clip, config.where)]
+    clips = [clip for clip in selected.clips() if matches(clip, config.where)]
     if not clips:
         found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
         condition = f" with {config.where}" if config.where else ""
@@ -112,7 +112,7 @@ def open_source(
     return source
 
 
-def _matches(clip: Clip, where: dict[str, Any]) -> bool:
+def matches(clip: Clip, where: dict[str, Any]) -> bool:
     return all(str(clip.labels.get(key, clip.meta.get(key))) == str(value) for key, value in where.items())
 
 

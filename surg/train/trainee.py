@@ -19,6 +19,8 @@ from surg.train.flow import flow_weights
 from surg.train.worlds import frame_tokens, world_loss
 
 Grid = tuple[int, int, int]
+# Between two time steps things move by a tenth of a patch: the flow head speaks in such units, so that its errors count.
+FLOW_SCALE = 10.0
 
 
 @dataclass
@@ -197,7 +199,8 @@ class Trainee(nn.Module):
         if name == "flow":
             assert batch.flow is not None
             flow = batch.flow[rows].flatten(1, 3)
-            return {"flow": F.smooth_l1_loss(head(tokens).float(), flow if keep is None else _take(flow, keep), beta=0.1)}
+            wanted = FLOW_SCALE * (flow if keep is None else _take(flow, keep))
+            return {"flow": F.smooth_l1_loss(head(tokens).float(), wanted)}
         logits, place = head(tokens, grid, batch.zone[rows], keep)
         _answer(answers, "breach", logits.float(), rows)
         found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}
