@@ -31,7 +31,13 @@ def make_bundle(path: Path, seed: int = 0, **meta: object) -> Path:
         "head.action": AttentiveClassifier(width, 2, 2, len(CLASSES)),
         "head.sterility": SterilityHead(width, num_heads=2, depth=2, width=48),
     }
-    facts = {"classes": CLASSES, "preprocess": SPEC.model_dump(mode="json"), "architecture": "nano", "thresholds": {"breach": 0.3}, **meta}
+    facts = {
+        "classes": CLASSES,
+        "preprocess": SPEC.model_dump(mode="json"),
+        "architecture": "nano",
+        "thresholds": {"breach": 0.3},
+        **meta,
+    }
     save_bundle(path, parts, {}, facts)
     return path
 
@@ -46,7 +52,9 @@ def exported(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported
     """A repository with two versions: two checkpoints side by side."""
     repo = tmp_path_factory.mktemp("export") / "repo"
     small = ServedConfig(max_batch_size=4)
-    export_repository(make_bundle(bundle.with_name("older.safetensors"), seed=1), repo, served=small, clips=4, through_server=False)
+    export_repository(
+        make_bundle(bundle.with_name("older.safetensors"), seed=1), repo, served=small, clips=4, through_server=False
+    )
     return export_repository(bundle, repo, served=small, clips=4, through_server=False)
 
 

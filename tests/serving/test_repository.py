@@ -59,7 +59,7 @@ def test_another_interface_is_refused_and_the_repository_stays(tmp_path: Path) -
     repo, _ = toy_repository(tmp_path)
     before = {path: path.read_bytes() for path in repo.rglob("*") if path.is_file()}
     other = toy_contract().model_copy(update={"horizons_s": (0.0, 1.0)})
-    with pytest.raises(ExportError, match="(?s)horizons_s.*choose another --out"):
+    with pytest.raises(ExportError, match=r"(?s)horizons_s.*choose another --out"):
         repository.publish(repo, other, {"surg_clip": {"model.onnx": toy_model(tmp_path / "m.onnx")}})
     assert {path: path.read_bytes() for path in repo.rglob("*") if path.is_file()} == before
 

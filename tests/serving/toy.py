@@ -27,7 +27,10 @@ def toy_contract(sha256: str = "0" * 64) -> Contract:
                     TensorSpec(name="frames", dtype="UINT8", shape=(FRAMES, SIDE, SIDE, 3)),
                     TensorSpec(name="zone", dtype="FP32", shape=(2, 2)),
                 ),
-                outputs=(TensorSpec(name="embedding", dtype="FP32", shape=(3,)), TensorSpec(name="breach", dtype="FP32", shape=(1,))),
+                outputs=(
+                    TensorSpec(name="embedding", dtype="FP32", shape=(3,)),
+                    TensorSpec(name="breach", dtype="FP32", shape=(1,)),
+                ),
             ),
         ),
     )
@@ -76,7 +79,9 @@ def toy_model(path: Path, *, scale: float = 1.0, slow: bool = False) -> Path:
     return path
 
 
-def toy_repository(folder: Path, *, slow: bool = False, scale: float = 1.0, max_queue_size: int = 64) -> tuple[Path, np.ndarray]:
+def toy_repository(
+    folder: Path, *, slow: bool = False, scale: float = 1.0, max_queue_size: int = 64
+) -> tuple[Path, np.ndarray]:
     """A published repository and one clip for it."""
     model = toy_model(folder / f"toy-{scale}.onnx", scale=scale, slow=slow)
     queue = QueueConfig(max_queue_size=max_queue_size)

@@ -230,7 +230,9 @@ def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_
 def _what_matters(log: str) -> str:
     """The lines of a Triton log that say what is wrong: its errors without the tables' padding, else its end."""
     lines = [" ".join(line.replace("|", " ").split()) for line in log.splitlines()]
-    telling = [line for line in lines if line.startswith(("E1", "E0", "error:")) or "UNAVAILABLE" in line or "Exception" in line]
+    telling = [
+        line for line in lines if line.startswith(("E1", "E0", "error:")) or "UNAVAILABLE" in line or "Exception" in line
+    ]
     return "\n".join(dict.fromkeys(telling or lines[-30:]))[-4000:]
 
 
