@@ -1,7 +1,7 @@
 """The V-JEPA 2 and 2.1 video encoder: patches to tokens, with attention over the whole clip or over the visible tokens only."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +11,9 @@ from surg.errors import ConfigError
 from surg.model.config import AnyEncoderConfig, EncoderConfig, FactorizedConfig
 from surg.model.layers import Block, drop_path_rates, initialise, rescale, run_block
 from surg.model.rope import Grid, RotaryTables, compute_dtype
+
+if TYPE_CHECKING:
+    from surg.model.factorized import FactorizedEncoder
 
 # B clips, C channels, T frames, H W pixels, (t, h, w) grid of tokens, N = t*h*w tokens, K of them kept, D width
 
@@ -132,7 +135,7 @@ def token_grid(clip: Tensor, config: EncoderConfig | FactorizedConfig) -> Grid:
     return (max(frames // tubelet, 1), height // patch, width // patch)
 
 
-def build_encoder(config: EncoderConfig | FactorizedConfig | Mapping[str, Any]) -> nn.Module:
+def build_encoder(config: EncoderConfig | FactorizedConfig | Mapping[str, Any]) -> "Encoder | FactorizedEncoder":
     """The encoder that a config asks for, with fresh weights. A mapping is validated first."""
     if isinstance(config, Mapping):
         config = encoder_config_from(config)
