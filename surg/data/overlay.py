@@ -44,7 +44,9 @@ def find_overlay(frames: Sequence[Frame]) -> Overlay:
         return Overlay((), told=False)
     height, width = frames[0].shape[:2]
     size = (min(WIDTH, width), max(8, round(height * min(WIDTH, width) / width)))
-    grey = np.stack([cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for frame in frames])
+    grey = np.stack(
+        [cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for frame in frames]
+    )
     edges = np.stack([_gradient(one) > EDGE for one in grey])
     # The median over time keeps what stands still sharp and blurs what moves; chance leaves few edges in most frames as well.
     sharp = (_gradient(np.median(grey, axis=0).astype(np.uint8)) > 1.5 * EDGE) & (edges.mean(axis=0) >= LASTING)

@@ -141,7 +141,9 @@ def train(
 
     watch = Watch(config, trainee, held_out, reading, classes) if main else None
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
-    reporter = Reporter(run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done)
+    reporter = Reporter(
+        run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done
+    )
     bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
     weights = config.loss.weights.model_dump()
     accumulate, learns, total, step = config.accumulate, None, math.nan, done

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """Only the main process has one that speaks."""
 
-    def __init__(self, run: RunFolder | None, steps: int, *, every: int, tensorboard: bool, curves: bool = True, start: int = 0) -> None:
+    def __init__(
+        self, run: RunFolder | None, steps: int, *, every: int, tensorboard: bool, curves: bool = True, start: int = 0
+    ) -> None:
         self.run, self.steps, self.every, self._first, self._curves = run, steps, every, start, curves
         self._since, self._clips, self._began = time.perf_counter(), 0, time.perf_counter()
         self._writer: Any = None
