@@ -12,7 +12,7 @@ import torch
 
 OUT = Path(__file__).parent.parent / "surg" / "data" / "synth" / "rig.npz"
 BODIES = 12
-CELL, HAND_CELL, HEAD_CELL = 0.046, 0.013, 0.023  # metres: vertices nearer than this become one
+CELL, HAND_CELL, HEAD_CELL = 0.066, 0.0185, 0.034  # metres: vertices nearer than this become one
 # Our bones: name, parent, the model's bones that follow it (by prefix).
 BONES = (
     ("pelvis", -1, ("root", "pelvis")),

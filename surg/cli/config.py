@@ -1,9 +1,14 @@
 """`surg config`: show, explain and compare settings."""
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from surg.train.config import TrainConfig
 
 app = typer.Typer(help="Show, explain and compare the settings of a recipe or a run.", no_args_is_help=True)
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
@@ -17,9 +22,8 @@ def show(
 ) -> None:
     """Print the resolved settings."""
     from surg.config import to_yaml
-    from surg.train.config import resolve
 
-    config = resolve(source, overrides=changes or [])
+    config = _resolve(source, changes or [])
     typer.echo(json.dumps(config.model_dump(mode="json"), indent=2) if as_json else to_yaml(config), nl=as_json)
 
 
@@ -38,11 +42,18 @@ def diff(
 ) -> None:
     """Print the settings in which two recipes or runs differ."""
     from surg.config import flatten
-    from surg.train.config import resolve
 
-    left, right = flatten(resolve(first)), flatten(resolve(second))
+    left, right = flatten(_resolve(first)), flatten(_resolve(second))
     width = max((len(key) for key in left | right), default=0)
     changed = [key for key in sorted(left | right) if left.get(key) != right.get(key)]
     for key in changed:
         typer.echo(f"{key:<{width}}  {left.get(key)!s:>16}  {right.get(key)!s:>16}")
     typer.echo(f"{len(changed)} of {len(left | right)} settings differ.", err=True)
+
+
+def _resolve(source: str, changes: Sequence[str] = ()) -> "TrainConfig":
+    """Settings of a recipe, a YAML file, or a run folder."""
+    from surg.train.recipes import load_recipe
+
+    path = Path(source)
+    return load_recipe(str(path / "config.yaml") if path.is_dir() else source, overrides=changes)

@@ -44,9 +44,8 @@ def find_overlay(frames: Sequence[Frame]) -> Overlay:
         return Overlay((), told=False)
     height, width = frames[0].shape[:2]
     size = (min(WIDTH, width), max(8, round(height * min(WIDTH, width) / width)))
-    grey = np.stack(
-        [cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for frame in frames]
-    )
+    small = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames)
+    grey: Frame = np.stack([np.asarray(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY), np.uint8) for one in small])
     edges = np.stack([_gradient(one) > EDGE for one in grey])
     # The median over time keeps what stands still sharp and blurs what moves; chance leaves few edges in most frames as well.
     sharp = (_gradient(np.median(grey, axis=0).astype(np.uint8)) > 1.5 * EDGE) & (edges.mean(axis=0) >= LASTING)
@@ -70,13 +69,14 @@ def crop_without(boxes: Sequence[Box], least: float = 0.4) -> Box | None:
 
 
 def _gradient(grey: Frame) -> npt.NDArray[np.float32]:
-    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)) / 4
+    x, y = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    return np.asarray(np.hypot(x, y) / 4, np.float32)
 
 
 def _steadiness(grey: Frame) -> npt.NDArray[np.float32]:
     """How far each pixel strays from its median: robust against the frames in which a mark is not yet there."""
     median = np.median(grey, axis=0)
-    return (np.median(np.abs(grey - median), axis=0) * 1.4826).astype(np.float32)
+    return np.asarray(np.median(np.abs(grey - median), axis=0) * 1.4826, np.float32)
 
 
 def _rim(grey: Frame) -> Mask:

@@ -86,10 +86,11 @@ def interval(
     level: float = 0.95,
     repeats: int = 4000,
     seed: int = 0,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
     """Estimate with its interval over cases; `method` None takes the best for this many cases.
 
-    With one case there is no interval: low and high are nan. Repeats in which the statistic is undefined (nan) are left out.
+    `bounds` are what the statistic can be at all; ends beyond them are cut, which costs no coverage. With one case there is no interval: low and high are nan. Repeats in which the statistic is undefined (nan) are left out.
     """
     method = method or best_method(cases)
     estimate = float(statistic(np.ones((1, cases)))[0])
@@ -97,7 +98,8 @@ def interval(
         return Interval(estimate, float("nan"), float("nan"), level, method, cases)
     if method == "t":
         half = stats.t.ppf((1 + level) / 2, cases - 1) * jackknife_error(statistic, cases)
-        return Interval(estimate, estimate - half, estimate + half, level, method, cases)
+        low, high = np.clip([estimate - half, estimate + half], *bounds)
+        return Interval(estimate, float(low), float(high), level, method, cases)
     drawn = statistic(draw_cases(cases, repeats, np.random.default_rng(seed)))
     drawn = drawn[np.isfinite(drawn)]
     ends = np.array([(1 - level) / 2, (1 + level) / 2])

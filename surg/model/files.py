@@ -6,6 +6,8 @@ Tensors are mapped from the file and read when touched.
 
 import json
 import pickle
+import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +74,18 @@ def _refuse_impostors(path: Path) -> None:
 
 def _torch(path: Path) -> WeightFile:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "WeightsUnpickler" in str(error) or "Unsupported class" in str(error):
+        refused = re.search(r"GLOBAL (\S+) was not an allowed|Unsupported (?:global|class)", str(error))
+        if refused:
+            named = f" (it names {refused.group(1)})" if refused.group(1) else ""
             raise CheckpointError(
-                f"{path} asks to run Python code while it loads; only tensors and plain values are read. ({_first_line(error)})\n"
+                f"{path} asks to run Python code while it loads; only tensors and plain values are read{named}.\n"
                 "Use a file from a source you trust that holds a plain state dict, or convert it where it came from."
             ) from error
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint ({_first_line(error)}).") from error
+        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: it cannot be unpickled.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is damaged, cut short, or no PyTorch checkpoint ({_first_line(error)}).\n"

@@ -52,7 +52,9 @@ class Batch:
     stored: Tensor | None = None
     """CLEAR: features of the starting encoder, NaN where none: float (B, D)."""
     actions: Tensor | None = None
-    """Robot or next actions for the world model: float (B, t, A)."""
+    """What is done at each time step, for the world model: float (B, t, A)."""
+    states: Tensor | None = None
+    """What is known at each time step: float (B, t, S)."""
     ids: Tensor | None = None
     """int64 (B, 2): source number and clip number."""
 
@@ -92,7 +94,6 @@ class Reading:
     with_flow: bool = False
     features: int = 0
     """Width of the stored features; 0: none."""
-    action_dim: int = 0
 
     def longer(self, num_frames: int) -> "Reading":
         return replace(self, num_frames=num_frames)
@@ -109,7 +110,7 @@ def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple
     if task == "action":
         return _class_of(clip, source, classes) >= 0
     if task == "sterility":
-        return "breach" in clip.labels
+        return draw.index in source.breaches
     if task == "motion_aux":
         return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
     return True
@@ -147,10 +148,11 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     occupancy = (
         zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
     )
-    steps = reading.num_frames // reading.tubelet
-    place = place_map(
-        clip, stored.box, box, seen.shape[1], end, reading.data.fps, steps, reading.tubelet, size // reading.patch
-    )
+    # A token sees `tubelet` frames; the last of them is the moment it speaks for.
+    steps = range(reading.num_frames // reading.tubelet)
+    moments = [clip.start_s + max(end - (len(steps) - 1 - n) * reading.tubelet, 0) / reading.data.fps for n in steps]
+    found = source.breaches.get(draw.index)
+    place = place_map(found, moments, stored.box, box, seen.shape[1], size // reading.patch)
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and random.random() < flip:
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
@@ -164,7 +166,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         "frames": np.ascontiguousarray(frames),
         "zone": np.ascontiguousarray(occupancy, np.float32),
         "action": np.array(action, np.int64),
-        "breach": breach_targets(clip, time_s, reading.horizons_s),
+        "breach": breach_targets(found, clip, time_s, reading.horizons_s),
         "place": np.ascontiguousarray(place, np.float32),
         "motion": motion,
     }
@@ -177,8 +179,8 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
     if reading.features:
         row["stored"] = source.features.get(draw.index, np.full(reading.features, np.nan, np.float32))
-    if reading.action_dim:
-        row["actions"] = _actions_of(clip, reading)
+    if source.actions is not None and source.states is not None:
+        row["actions"], row["states"] = source.actions.read(clip, moments), source.states.read(clip, moments)
     return row
 
 
@@ -189,13 +191,13 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
     if random is None:
         return most
     anywhere = int(random.integers(least, most + 1))
-    start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
-    inside = random.random()
-    if "sterility" not in source.config.tasks or reading.positive_share is None or start is None or stop is None:
+    found, inside = source.breaches.get(index), random.random()
+    if found is None or not found.spans or reading.positive_share is None:
         return anywhere
-    first, last = (int(np.ceil((float(t) - clip.start_s) * reading.data.fps)) for t in (start, stop))
+    start, stop = found.spans[int(random.integers(len(found.spans)))]
+    first, last = (int(np.ceil((t - clip.start_s) * reading.data.fps)) for t in (start, stop))
     first, last = max(first, min(reading.tubelet - 1, most)), min(last, most)
-    if inside >= reading.positive_share * 2 or last < first or not int(clip.labels.get("breach", 0)):
+    if inside >= reading.positive_share or last < first:
         return anywhere
     return int(random.integers(first, last + 1))
 
@@ -229,12 +231,6 @@ def _class_of(clip: Clip, source: Source, classes: tuple[str, ...]) -> int:
 def _motion_of(clip: Clip) -> npt.NDArray[np.float32]:
     """The 23 motion features, when `surg data motion` has written them: labels motion_00 .. motion_22."""
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
-
-
-def _actions_of(clip: Clip, reading: Reading) -> npt.NDArray[np.float32]:
-    """Action of each time step: labels action_0 .. action_{A-1}, the same over the clip."""
-    values = np.array([float(clip.labels.get(f"action_{i}", 0.0)) for i in range(reading.action_dim)], np.float32)
-    return np.tile(values, (reading.num_frames // reading.tubelet, 1))
 
 
 class Ahead:

@@ -1,89 +1,114 @@
 """What the sterility head is taught: is there a breach now or soon, and where.
 
-A breach lasts from `breach_t0` to `breach_t1` (seconds of the video). Seen at time t and asked about horizon h, the answer is yes
-when some moment of [t, t + h] lies in it. What the clip no longer shows is not known, and is not counted as a no.
+A breach lasts from t0 to t1 (seconds of the video). Seen at time t and asked about horizon h, the answer is yes when some moment of
+[t, t + h] lies in one. What the clip no longer shows is not known, and is not counted as a no.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from surg.data.manifest import Clip
+from surg.errors import DataError
 
 Box = tuple[int, int, int, int]
+Region = tuple[float, float, float, float]
 # Labels round times to milliseconds; frames lie on a grid of their own.
 SLACK_S = 1e-3
 
 
-def breach_targets(clip: Clip, time_s: float, horizons_s: Sequence[float]) -> npt.NDArray[np.float32]:
-    """Answers at `time_s` for each horizon: 1, 0 or NaN (unknown).  float32 (H,)."""
+@dataclass(frozen=True)
+class Breaches:
+    """What is known about breaches in one clip."""
+
+    spans: tuple[tuple[float, float], ...]
+    """First and last second of each; none: a clip without a breach."""
+    times_s: npt.NDArray[np.float64] | None = None
+    """Moments at which `boxes` were measured."""
+    boxes: npt.NDArray[np.float32] | None = None
+    """(T, 4) in 0..1 of the frame, NaN without a breach."""
+
+    def in_breach(self, time_s: float) -> bool:
+        return any(start - SLACK_S <= time_s <= stop + SLACK_S for start, stop in self.spans)
+
+    def box_at(self, time_s: float) -> Region | None:
+        """Where the breach is at a moment of one, or None where nobody measured it."""
+        if self.times_s is None or self.boxes is None or not len(self.times_s):
+            return None
+        nearest = int(np.abs(self.times_s - time_s).argmin())
+        box = self.boxes[nearest]
+        return tuple(float(side) for side in box) if np.isfinite(box).all() else None  # type: ignore[return-value]
+
+
+def breaches_of(clip: Clip) -> Breaches | None:
+    """From labels `breach` with `breach_t0`, `breach_t1` or `breaches` (JSON spans), boxes from `breach_box` or the truth file."""
     known = clip.labels.get("breach")
     if known is None:
-        return np.full(len(horizons_s), np.nan, np.float32)
+        return None
     if not int(known):
-        # A clip without a breach says nothing about what follows its end.
-        return np.array([0.0 if time_s + h <= clip.end_s + SLACK_S else np.nan for h in horizons_s], np.float32)
-    span = _span(clip)
-    if span is None:
-        return np.array([1.0] + [np.nan] * (len(horizons_s) - 1), np.float32)
+        return Breaches(())
+    if "breaches" in clip.labels:
+        spans = tuple((float(span[0]), float(span[1])) for span in json.loads(str(clip.labels["breaches"])))
+    else:
+        start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
+        if start is None or stop is None:
+            # Labelled as a whole: every moment of it counts.
+            start, stop = clip.start_s, clip.end_s
+        spans = ((float(start), float(stop)),)
+    times, boxes = _measured(clip)
+    return Breaches(spans, times, boxes)
+
+
+def _measured(clip: Clip) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float32] | None]:
+    text = clip.labels.get("breach_box")
+    if text:
+        box = np.array([float(part) for part in str(text).strip("[]() ").split(",")], np.float32)
+        return np.array([clip.start_s]), box[None]
+    if clip.masks is None or not clip.masks.endswith(".npz") or not Path(clip.masks).is_file():
+        return None, None
+    try:
+        with np.load(clip.masks, allow_pickle=False) as truth:
+            if "boxes" not in truth or "times" not in truth:
+                return None, None
+            return truth["times"].astype(np.float64), truth["boxes"].astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{Path(clip.masks).name} cannot be read as the clip's masks: {error}") from error
+
+
+def breach_targets(found: Breaches | None, clip: Clip, time_s: float, horizons_s: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Answers at `time_s` for each horizon: 1, 0 or NaN (unknown).  float32 (H,)."""
+    if found is None:
+        return np.full(len(horizons_s), np.nan, np.float32)
     answers = []
     for horizon in horizons_s:
-        overlaps = span[0] <= time_s + horizon + SLACK_S and span[1] >= time_s - SLACK_S
-        seen_out = time_s + horizon <= clip.end_s + SLACK_S
-        answers.append(1.0 if overlaps else 0.0 if seen_out else np.nan)
+        until = time_s + horizon
+        overlaps = any(start <= until + SLACK_S and stop >= time_s - SLACK_S for start, stop in found.spans)
+        answers.append(1.0 if overlaps else 0.0 if until <= clip.end_s + SLACK_S else np.nan)
     return np.array(answers, np.float32)
 
 
 def place_map(
-    clip: Clip,
-    stored: tuple[float, float, float, float],
-    crop: Box,
-    size: int,
-    end: int,
-    fps: float,
-    steps: int,
-    tubelet: int,
-    patches: int,
+    found: Breaches | None, times_s: Sequence[float], stored: Region, crop: Box, size: int, patches: int
 ) -> npt.NDArray[np.float32]:
-    """Share of each patch that the breach's box covers, per time step: float32 (t, h, w), NaN where it is not known.
+    """Share of each patch that the breach's box covers at each time: float32 (t, h, w), NaN where it is not known.
 
     stored: the stored square in 0..1 of the source picture; crop: what is shown, in pixels of the stored square (side `size`).
     """
-    known = clip.labels.get("breach")
-    if known is None:
-        return np.full((steps, patches, patches), np.nan, np.float32)
-    out = np.zeros((steps, patches, patches), np.float32)
-    if not int(known):
-        return out
-    span, box = _span(clip), _breach_box(clip)
-    covered = None if box is None else _coverage(_shown(box, stored, crop, size), patches)
-    for step in range(steps):
-        # A token sees `tubelet` frames; the last of them is the time it speaks for.
-        frame = end - (steps - 1 - step) * tubelet
-        time_s = clip.start_s + max(frame, 0) / fps
-        if span is None or span[0] - SLACK_S <= time_s <= span[1] + SLACK_S:
-            out[step] = np.nan if covered is None or span is None else covered
+    if found is None:
+        return np.full((len(times_s), patches, patches), np.nan, np.float32)
+    out = np.zeros((len(times_s), patches, patches), np.float32)
+    for step, time_s in enumerate(times_s):
+        if found.in_breach(time_s):
+            box = found.box_at(time_s)
+            out[step] = np.nan if box is None else _coverage(_shown(box, stored, crop, size), patches)
     return out
 
 
-def _span(clip: Clip) -> tuple[float, float] | None:
-    start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
-    return None if start is None or stop is None else (float(start), float(stop))
-
-
-def _breach_box(clip: Clip) -> tuple[float, float, float, float] | None:
-    """Label `breach_box`: "x0,y0,x1,y1" in 0..1 of the frame."""
-    text = clip.labels.get("breach_box")
-    if text is None or not str(text).strip():
-        return None
-    x0, y0, x1, y1 = (float(part) for part in str(text).strip("[]() ").split(","))
-    return x0, y0, x1, y1
-
-
-def _shown(
-    box: tuple[float, float, float, float], stored: tuple[float, float, float, float], crop: Box, size: int
-) -> tuple[float, float, float, float]:
+def _shown(box: Region, stored: Region, crop: Box, size: int) -> Region:
     """A box in 0..1 of the source picture as 0..1 of what is shown."""
     width, height = stored[2] - stored[0], stored[3] - stored[1]
 
@@ -98,7 +123,7 @@ def _shown(
     )
 
 
-def _coverage(box: tuple[float, float, float, float], patches: int) -> npt.NDArray[np.float32]:
+def _coverage(box: Region, patches: int) -> npt.NDArray[np.float32]:
     """Share of each of patches x patches cells inside a box given in 0..1."""
     cells = np.arange(patches)
 

@@ -181,12 +181,13 @@ def _export(
     """Draw one script as its cameras see it: video, truth and row of each."""
     out, seed, family = Path(item["out"]), item["seed"], item["family"]
     rng = generator(seed, "room cameras", family, number, len(times))
-    chosen = rng.permutation(len(case.cameras))[: item["cameras"]]
+    chosen = case.open_views(script, rng)[: item["cameras"]]
     renderer = case.renderer([actor is not None for actor in script.cast], item["size"], item["renderer"])
     spans = breach_spans(script, contacts, times)
     rows = []
-    for index in chosen.tolist():
-        camera, masks = case.cameras[index], []
+    for index in chosen:
+        camera = case.cameras[index]
+        masks: list[Any] = []
         stem = name if item["cameras"] == 1 else f"{name}-{camera.name}"
         video, truth_path = out / "videos" / f"{stem}.mp4", out / "truth" / f"{stem}.npz"
         noise = generator(seed, "room noise", family, number, index)

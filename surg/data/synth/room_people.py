@@ -9,7 +9,7 @@ from surg.data.synth.room_body import Body, Pose
 from surg.data.synth.room_mesh import CLOTH, PERSON, Floats, Mesh, Surface, merged
 from surg.data.synth.room_stage import LOOKS, pick
 
-SKIRT_SIDES, SKIRT_RINGS = 32, 9
+SKIRT_SIDES, SKIRT_RINGS = 26, 7
 
 
 class Person:
@@ -97,5 +97,6 @@ class _Skirt:
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
         vertices = self.mesh.vertices @ turn.T
         # Hips give way a little when the trunk bends.
-        vertices = vertices + np.float32([pose.x + 0.08 * pose.lean * -np.sin(pose.yaw), pose.y + 0.08 * pose.lean * c, 0])
+        place = [pose.x + 0.08 * pose.lean * -np.sin(pose.yaw), pose.y + 0.08 * pose.lean * c, 0]
+        vertices = vertices + np.array(place, np.float32)
         return vertices, self.mesh.normals @ turn.T

@@ -25,6 +25,7 @@ EXPECTED = {
     "gown_contact": "back",
     "dropped_item": "item",
 }
+ZONE_CENTRES = ((0.05, 0.0, 1.0), (0.83, 0.0, 1.0))
 HARMLESS_CLEARANCE = 0.03
 """In clips without a breach nobody unsterile comes nearer to a zone than this (metres)."""
 
@@ -61,8 +62,15 @@ class RoomCase:
         self.sun = sun / np.linalg.norm(sun)
         self.lamp = (float(rng.normal(0.1, 0.1)), float(rng.normal(0, 0.08)), 2.35)
         self.tint = np.array(LOOKS[family].light) * rng.uniform(0.97, 1.03, 3)
-        self.exposure = float(rng.uniform(0.85, 1.2))
+        self.exposure = float(rng.uniform(1.0, 1.4))
         self.dish = _dish()
+
+    def open_views(self, script: Script, rng: np.random.Generator) -> list[int]:
+        """Cameras in a random order, those first whose sight of the zones nobody's usual place blocks. Blind to the event."""
+        usual = [actor.walk.places[0] for place, actor in enumerate(script.cast) if actor is not None and place != CIRCULATOR]
+        blocked = [sum(_hidden(camera, np.array(centre), usual) for centre in ZONE_CENTRES) for camera in self.cameras]
+        order = rng.permutation(len(self.cameras)).tolist()
+        return sorted(order, key=lambda index: blocked[index])
 
     def bodies(self, script: Script, time: float) -> list[Floats | None]:
         """Pose everybody. Returns the vertices of each body (V, 3)."""
@@ -110,7 +118,7 @@ class RoomCase:
         grain: Any = None
         for time in times:
             self.bodies(script, float(time))
-            moved = replace(self.dish, vertices=self.dish.vertices + np.float32(script.item.at(float(time))))
+            moved = replace(self.dish, vertices=self.dish.vertices + np.array(script.item.at(float(time)), np.float32))
             renderer.update(first, moved)
             there = [person for person, actor in zip(self.people, script.cast) if actor is not None]
             for index, person in enumerate(there):
@@ -147,6 +155,18 @@ def keeps_its_word(event: str, contacts: list[list[Contact]], nearest: float, fp
     return unbroken and len(moments) >= 2 and moments[0] >= fps and moments[0] <= len(contacts) - 1.5 * fps
 
 
+def _hidden(camera: Camera, point: npt.NDArray[np.float64], people: list[tuple[float, float]]) -> bool:
+    """Does somebody, taken for a column of 25 cm and 1.7 m, stand between camera and point?"""
+    eye = np.array(camera.eye)
+    way = point - eye
+    for person in people:
+        share = float(np.clip(((np.array(person) - eye[:2]) @ way[:2]) / (way[:2] @ way[:2]), 0, 1))
+        nearest = eye + share * way
+        if np.hypot(nearest[0] - person[0], nearest[1] - person[1]) < 0.25 and nearest[2] < 1.7:
+            return True
+    return False
+
+
 def choose_renderer(wanted: str) -> str:
     """`gl` where an OpenGL context can be made, else `painter`, when `auto` is asked for."""
     if wanted not in ("auto", "gl", "painter"):
@@ -154,9 +174,9 @@ def choose_renderer(wanted: str) -> str:
     if wanted == "painter":
         return wanted
     try:
-        import moderngl
+        from surg.data.synth.room_gl import make_context
 
-        moderngl.create_standalone_context(backend="egl").release()
+        make_context().release()
     except Exception as error:
         # moderngl raises bare Exceptions, glcontext ImportErrors and OSErrors: whichever it is, there is no OpenGL here.
         if wanted == "gl":

@@ -101,7 +101,7 @@ def _room(rng: np.random.Generator, wall: Any, floor: Any) -> list[Mesh]:
 
 
 def _table(rng: np.random.Generator, drape: Any) -> list[Mesh]:
-    cloth = sheet(_drape((-0.98, 0.52), (-0.34, 0.34), 0.80, 0.46, 0.13, 46), drape, CLOTH, TABLE)
+    cloth = sheet(_drape((-0.98, 0.52), (-0.34, 0.34), 0.80, 0.46, 0.13, 30), drape, CLOTH, TABLE)
     x, y = cloth.vertices[:, 0], cloth.vertices[:, 1]
     top = cloth.vertices[:, 2] > 0.78
     skin = np.array([0.62, 0.36, 0.20]) * rng.uniform(0.75, 1.1)
@@ -117,7 +117,7 @@ def _table(rng: np.random.Generator, drape: Any) -> list[Mesh]:
 
 
 def _tray(drape: Any) -> Mesh:
-    return sheet(_drape((0.62, 1.04), (-0.25, 0.25), TRAY_TOP, 0.30, 0.0, 26), drape * 1.08, CLOTH, TRAY)
+    return sheet(_drape((0.62, 1.04), (-0.25, 0.25), TRAY_TOP, 0.30, 0.0, 20), drape * 1.08, CLOTH, TRAY)
 
 
 def _instruments(rng: np.random.Generator) -> list[Mesh]:

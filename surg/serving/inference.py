@@ -1,0 +1,166 @@
+"""What `surg infer` writes: per video its windows and the events found in them.  No torch."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surg.errors import DataError
+from surg.metrics.detection import AlarmRule, alarms
+from surg.runs import write_text
+from surg.serving.client import Client
+from surg.serving.results import Window
+
+VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"}
+
+
+@dataclass(frozen=True)
+class Event:
+    kind: str
+    """`breach`, or `breach in 2 s` for an early warning."""
+    start_s: float
+    end_s: float
+    peak: float
+    """Highest probability in it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    video: Path
+    windows: list[Window]
+    events: list[Event]
+
+
+def find_videos(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, folders searched. Raises DataError when there is nothing to look at."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEOS)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"There is no {path}.")
+    if not found:
+        raise DataError(f"No video in {', '.join(map(str, paths))}. Known endings: {', '.join(sorted(VIDEOS))}.")
+    return found
+
+
+def look(
+    client: Client,
+    video: Path,
+    zone: list[list[float]] | None = None,
+    *,
+    stride_s: float = 1.0,
+    threshold: float | None = None,
+    surprise: bool = False,
+    on_server: bool = False,
+    progress: Callable[[Window], None] | None = None,
+) -> Report:
+    """Watch one video to its end and gather events."""
+    windows = []
+    for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, on_server=on_server):
+        windows.append(window)
+        if progress:
+            progress(window)
+    line = threshold if threshold is not None else client.contract.thresholds.get("breach", 0.5)
+    return Report(video, windows, list(events(windows, line, stride_s)))
+
+
+def events(windows: list[Window], threshold: float, stride_s: float = 0.0) -> Iterator[Event]:
+    """Spans in which a breach probability stays at or above the threshold, per horizon."""
+    if not windows:
+        return
+    times = [window.end_s for window in windows]
+    for horizon in windows[0].breach_probability:
+        scores = [window.breach_probability[horizon] for window in windows]
+        for start, end in alarms(times, scores, AlarmRule(threshold)):
+            peak = max(score for time, score in zip(times, scores) if start <= time <= end)
+            # The last window of an event stands for the time up to the next one.
+            yield Event("breach" if float(horizon) == 0 else f"breach in {horizon} s", start, max(end, start + stride_s), peak)
+
+
+def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0) -> Iterator[Path]:
+    """Videos as they arrive in a folder: those there already, then each new one once it has stopped growing."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder to watch.")
+    deadline = time.monotonic() + for_s if for_s is not None else None
+    done: set[Path] = set()
+    sizes: dict[Path, int] = {}
+    while True:
+        for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS and file not in done):
+            size = path.stat().st_size
+            if size and sizes.get(path) == size:
+                done.add(path)
+                yield path
+            sizes[path] = size
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        time.sleep(every_s)
+
+
+def as_dict(client: Client, reports: Iterable[Report]) -> dict[str, Any]:
+    contract = client.contract
+    return {
+        "model": {
+            "checkpoint_sha256": contract.checkpoint_sha256,
+            "architecture": contract.architecture,
+            "precision": contract.precision,
+            "version": client.version,
+            "classes": list(contract.classes),
+            "horizons_s": list(contract.horizons_s),
+        },
+        "videos": [
+            {
+                "video": str(report.video),
+                "events": [event.__dict__ for event in report.events],
+                "windows": [_row(window) for window in report.windows],
+            }
+            for report in reports
+        ],
+    }
+
+
+def write(path: Path, client: Client, reports: list[Report]) -> None:
+    """JSON with everything, or for a name that ends in .csv one row per window."""
+    if path.suffix.lower() != ".csv":
+        write_text(path, json.dumps(as_dict(client, reports), indent=1, ensure_ascii=False) + "\n")
+        return
+    text = io.StringIO()
+    horizons = [f"{second:g}" for second in client.contract.horizons_s]
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(
+        ["video", "start_s", "end_s", "action", "confidence", *(f"breach_{horizon}s" for horizon in horizons), "surprise"]
+    )
+    for report in reports:
+        for window in report.windows:
+            confidence = window.action_probability.get(window.action, "")
+            breach = [round(window.breach_probability[horizon], 5) for horizon in horizons]
+            rows.writerow(
+                [
+                    report.video,
+                    window.start_s,
+                    window.end_s,
+                    window.action,
+                    confidence,
+                    *breach,
+                    "" if window.surprise is None else window.surprise,
+                ]
+            )
+    write_text(path, text.getvalue())
+
+
+def _row(window: Window) -> dict[str, Any]:
+    return {
+        "start_s": round(window.start_s, 3),
+        "end_s": round(window.end_s, 3),
+        "action": window.action,
+        "action_probability": {name: round(value, 5) for name, value in window.action_probability.items()},
+        "breach_probability": {name: round(value, 5) for name, value in window.breach_probability.items()},
+        "surprise": window.surprise,
+        "box": window.box,
+    }
