@@ -274,8 +274,6 @@ class TrainConfig(Config):
     """Where to train."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes share the model."""
     save_every: int = Field(200, gt=0)
     """Steps between checkpoints."""
     validate_every: int = Field(200, ge=0)
