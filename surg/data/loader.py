@@ -229,7 +229,7 @@ class _Positions:
             step += 1
 
 
-class _ClipDataset(Dataset[Batch]):
+class _ClipDataset(Dataset[tuple[Clip, float, Prepared | str]]):
     def __init__(
         self, clip: ClipConfig, spec: PreprocessSpec, augmentation: AugmentConfig | None, window: Window, seed: int
     ) -> None:

@@ -208,14 +208,13 @@ def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch], notes: Ma
     """Write rows that are Arrow already, for changes to a column of a large manifest. Paths are taken as stored."""
     path = Path(path)
     hasher = RowHasher()
-    with atomic_file(path) as file:
-        writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
+    # The writer closes before the file does, on an error too: left open it would complain while it is collected.
+    with atomic_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for batch in batches:
             hasher.update(batch)
             writer.write_batch(batch.cast(SCHEMA))
         metadata = {"surg.schema": str(SCHEMA_VERSION), "surg.fingerprint": hasher.hexdigest()}
         writer.add_key_value_metadata({**metadata, "surg.notes": json.dumps(dict(notes or {}))})
-        writer.close()
     return Manifest.read(path)
 
 

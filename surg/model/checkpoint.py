@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,13 @@ from surg.errors import CheckpointError
 from surg.model import names, sizes
 from surg.model.bundle import MAP_ABOVE_BYTES, Bundle, load_bundle, save_bundle
 from surg.model.config import EncoderConfig, FactorizedConfig, PredictorConfig, WorldConfig
-from surg.model.encoder import build_encoder
+from surg.model.encoder import Encoder, build_encoder
 from surg.model.files import Tree, WeightFile, open_weights
 from surg.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from surg.model.factorized import FactorizedEncoder
+    from surg.model.world import WorldPredictor
 
 __all__ = ["Bundle", "LoadReport", "load_bundle", "load_encoder", "load_predictor", "load_world", "read_part", "save_bundle"]
 
@@ -71,7 +75,7 @@ class Part:
     report: LoadReport
 
 
-def load_encoder(path: Path | str, key: str | None = None, config: Given = None) -> nn.Module:
+def load_encoder(path: Path | str, key: str | None = None, config: Given = None) -> "Encoder | FactorizedEncoder":
     """An encoder in eval mode from a bundle, a run folder, Meta's `.pt`, a transformers folder or bare safetensors.
 
     `key` picks the tree of a Meta file (target_encoder, encoder, ema_encoder). Sizes are read off the tensors; `config` adds
@@ -85,7 +89,7 @@ def load_predictor(path: Path | str, config: Given = None) -> Predictor:
     return _load(path, "predictor", None, config, Predictor)
 
 
-def load_world(path: Path | str, config: Given = None) -> nn.Module:
+def load_world(path: Path | str, config: Given = None) -> "WorldPredictor":
     """An action-conditioned predictor in eval mode, from our bundles or Meta's V-JEPA 2-AC file."""
     from surg.model.world import WorldPredictor
 

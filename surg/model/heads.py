@@ -44,7 +44,7 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
         queries = queries + self.xattn(queries, self.norm1(tokens), bias)
-        return queries + self.mlp(self.norm2(queries))
+        return queries + self.mlp(self.norm2(queries))  # type: ignore[no-any-return]
 
 
 class AttentivePooler(nn.Module):

@@ -34,7 +34,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: RopeTable | None = None, mask: Tensor | None = None) -> Tensor:
         q, k, v = self._project(x, rope)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(rearrange(x, "b h n d -> b n (h d)"))
+        return self.proj(rearrange(x, "b h n d -> b n (h d)"))  # type: ignore[no-any-return]
 
     def _project(self, x: Tensor, rope: RopeTable | None) -> tuple[Tensor, Tensor, Tensor]:
         if rope is None:
@@ -59,7 +59,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: RopeTable | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), rope, mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
 def run_block(block: nn.Module, x: Tensor, rope: RopeTable | None, mask: Tensor | None = None, *, recompute: bool) -> Tensor:
@@ -112,12 +112,12 @@ def rescale(blocks: Sequence[nn.Module] | nn.ModuleList) -> None:
 
 
 def _drop_path(rate: float) -> nn.Module:
-    from timm.layers import DropPath  # timm imports all its models, seconds that most uses need not pay
+    from timm.layers.drop import DropPath  # timm imports all its models, seconds that most uses need not pay
 
-    return DropPath(rate)  # type: ignore[no-any-return]
+    return DropPath(rate)
 
 
 def _swiglu(width: int, hidden: int) -> nn.Module:
-    from timm.layers import SwiGLU
+    from timm.layers.mlp import SwiGLU
 
-    return SwiGLU(width, hidden, align_to=8)  # type: ignore[no-any-return]
+    return SwiGLU(width, hidden, align_to=8)

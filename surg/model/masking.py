@@ -104,7 +104,7 @@ def _clip(side: int, limit: int) -> int:
 def _places(rows: int, columns: int, batch: int, blocks: int, generator: torch.Generator | None) -> list[list[list[int]]]:
     """Top left corners of all blocks of all clips."""
     tops, lefts = (torch.randint(side + 1, (batch, blocks), generator=generator) for side in (rows, columns))
-    return torch.stack((tops, lefts), -1).tolist()  # type: ignore[no-any-return]
+    return torch.stack((tops, lefts), -1).tolist()
 
 
 def _reach(seen: Tensor, wanted: int, generator: torch.Generator | None) -> None:

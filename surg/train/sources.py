@@ -16,6 +16,7 @@ from surg.errors import ConfigError, DataError
 from surg.train.breach import Breaches, breaches_of
 from surg.train.config import DataConfig, SourceConfig
 from surg.train.store import ClipStore, StoreSpec, open_store
+from surg.train.worlds import ActionReader
 
 logger = logging.getLogger(__name__)
 # The stored picture is this much larger than the encoder's, so that crops can vary without being blown up.
@@ -39,6 +40,9 @@ class Source:
     fingerprint: str
     breaches: dict[int, Breaches] = field(default_factory=dict)
     """What is known about breaches, by clip; sterility sources only."""
+    actions: ActionReader | None = None
+    """What is done and known at each step; world sources only."""
+    states: ActionReader | None = None
     features: dict[int, Any] = field(default_factory=dict)
     """CLEAR: what the starting encoder said about each clip."""
 
@@ -57,15 +61,24 @@ class Draw:
     """Of everything random about it: window, crop, colour."""
 
 
-def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, *, split: str, classes_needed: bool) -> Source:
-    """Read a manifest's split and decode it. Raises DataError with what to do when nothing is left."""
+def open_source(
+    name: str,
+    config: SourceConfig,
+    data: DataConfig,
+    cache: Path,
+    *,
+    split: str,
+    classes_needed: bool,
+    like: Source | None = None,
+) -> Source:
+    """Read a manifest's split and decode it; `like` is the training side, whose classes count. Raises DataError with what to do when nothing is left."""
     if config.manifest is None:
         raise ConfigError(
             f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet (surg data index makes it)"
         )
     manifest = Manifest.read(config.manifest)
     selected = manifest.select(split=split)
-    clips = [clip for clip in selected.clips() if _matches(clip, config.where)]
+    clips = [clip for clip in selected.clips() if matches(clip, config.where)]
     if not clips:
         found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
         condition = f" with {config.where}" if config.where else ""
@@ -91,10 +104,15 @@ def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, 
     breaches = {}
     if "sterility" in config.tasks:
         breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
-    return Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    source = Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    if "world" in config.tasks:
+        learnt = like if like is not None else source
+        source.actions = ActionReader(config.actions, config.manifest, clips, like=learnt.actions)
+        source.states = ActionReader(config.states, config.manifest, clips, like=learnt.states)
+    return source
 
 
-def _matches(clip: Clip, where: dict[str, Any]) -> bool:
+def matches(clip: Clip, where: dict[str, Any]) -> bool:
     return all(str(clip.labels.get(key, clip.meta.get(key))) == str(value) for key, value in where.items())
 
 

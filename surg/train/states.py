@@ -40,6 +40,8 @@ class Bundles:
         if trainee.predictor is not None:
             parts["predictor"] = trainee.predictor
         parts |= {f"head.{head}": module for head, module in trainee.heads.items() if head in build.BUNDLED_HEADS}
+        if "world" in trainee.heads:
+            parts["world"] = trainee.heads["world"]
         # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
         if self.config.trainable.encoder == "none":
             parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.segment.backdrop import backdrop
 from surg.data.segment.masks import Found, Frames, Mask
 
 
@@ -25,15 +26,9 @@ class RoomConfig(Config):
     """Let each thing grow to the edges of its colour (graph cut), so that the part of a body that rests is not lost."""
 
 
-def background(frames: Frames, most: int = 64) -> Frames:
-    """The picture without what moves: the median over the clip.  frames: (T, H, W, 3) with a resting camera."""
-    middle: Frames = np.median(frames[:: max(1, len(frames) // most)], axis=0).astype(np.uint8)
-    return middle
-
-
 def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None) -> list[Mask]:
     """Pixels of each frame that are not background: (H, W) each."""
-    behind = cv2.GaussianBlur(background(frames) if still is None else still, (0, 0), 1.0).astype(np.float32)
+    behind = cv2.GaussianBlur(backdrop(frames) if still is None else still, (0, 0), 1.0).astype(np.float32)
     masks = []
     for frame in frames:
         picture = cv2.GaussianBlur(frame, (0, 0), 1.0).astype(np.float32)

@@ -48,7 +48,7 @@ class Mesh:
             vertices,
             vertex_normals(vertices, faces) if normals is None else np.array(normals, np.float32),
             np.broadcast_to(np.asarray(colour, np.float32), vertices.shape).copy(),
-            np.tile(np.float32([surface.rough, surface.metal, surface.bump, surface.grain]), (len(vertices), 1)),
+            np.tile(np.array([surface.rough, surface.metal, surface.bump, surface.grain], np.float32), (len(vertices), 1)),
             faces,
             instance,
         )

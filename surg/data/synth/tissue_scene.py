@@ -49,7 +49,7 @@ class TissueCase:
         self.mirrored = bool(rng.random() < 0.5)
         self.lens = Lens.draw(rng, family, size)
         light_x, light_y = (size * (0.5 + rng.uniform(-0.14, 0.14, 2))).tolist()
-        self.warmth = np.float32((1.0, rng.uniform(0.93, 1.0), rng.uniform(0.84, 1.0)))
+        self.warmth = np.array((1.0, rng.uniform(0.93, 1.0), rng.uniform(0.84, 1.0)), np.float32)
         self.gloss = float(rng.uniform(0.25, 0.7))
         self.relief = float(rng.uniform(45, 75))
         y, x = np.mgrid[0:size, 0:size].astype(np.float32)

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = "SURG_TRITON_ENV"
 GUARDIAN = Path(__file__).with_name("guardian.py")
 BACKENDS = Path(__file__).parent.parent / "backend"
-EXIT_TIMEOUT_S = 3
+EXIT_TIMEOUT_S = 8
+"""How long requests in flight and models may take to end; a quiet server is gone in 2.5 s."""
 ADMIN_HEADER = "surg-admin"
 
 
@@ -220,10 +221,19 @@ def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_
     while server.state.get("status") != "ready":
         if server.state.get("status") == "failed" or guardian.poll() is not None or time.monotonic() > deadline:
             reason = server.state.get("error") or "it took too long"
-            tail = server.log_tail()
+            tail = _what_matters(server.log_tail(2000))
             server.stop()
             raise ServerError(f"The embedded Triton did not start: {reason}.\n{_advice(tail)}The end of its log:\n{tail}")
         time.sleep(0.02)
+
+
+def _what_matters(log: str) -> str:
+    """The lines of a Triton log that say what is wrong: its errors without the tables' padding, else its end."""
+    lines = [" ".join(line.replace("|", " ").split()) for line in log.splitlines()]
+    telling = [
+        line for line in lines if line.startswith(("E1", "E0", "error:")) or "UNAVAILABLE" in line or "Exception" in line
+    ]
+    return "\n".join(dict.fromkeys(telling or lines[-30:]))[-4000:]
 
 
 def _advice(log: str) -> str:

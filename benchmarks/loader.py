@@ -1,0 +1,146 @@
+"""How long a training step waits for its batch: the share of time spent in `next(batches)` beside a step of a given length.
+
+The step is real arithmetic on one core (matrix products), sized to last --step-s; what a tiny encoder's step takes on the same machine.
+
+    python benchmarks/loader.py --hardware xeon-2core
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from surg.data.augment import AugmentConfig
+from surg.data.clips import ClipConfig
+from surg.data.loader import ClipLoader, LoaderConfig
+from surg.data.manifest import Clip, write_manifest
+from surg.data.preprocess import PreprocessSpec
+from surg.data.video import write_video
+
+CLIP = ClipConfig(num_frames=16, fps=4.0, size=160)
+SPEC = PreprocessSpec(num_frames=16, fps=4.0, size=160)
+
+
+def make_data(folder: Path, size: int, videos: int, seconds: int) -> Path:
+    """Drifting noise-textured clips of simulator size, 15 frames a second."""
+    rng = np.random.default_rng(0)
+    clips = []
+    for number in range(videos):
+        wall = rng.integers(0, 256, (size // 8 + 32, size // 8 + 32, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        frames = (wall[2 * t % 200 :][:size, t % 200 :][:, :size] for t in range(15 * seconds))
+        write_video(folder / f"{number}.mp4", frames, 15)
+        clips.append(Clip(f"{number}.mp4", 0, seconds, f"case{number}", "train"))
+    return write_manifest(folder / "m.parquet", clips).path
+
+
+def arithmetic(seconds: float) -> None:
+    """Matrix products until the time is over: the core is as busy as in a real step."""
+    a = torch.randn(512, 512)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        a = torch.tanh(a @ a)
+
+
+def measure(manifest_path: Path, batch: int, workers: int, step_s: float, steps: int) -> dict[str, float]:
+    from surg.data.manifest import Manifest
+
+    config = LoaderConfig(batch_size=batch, workers=workers, seed=0)
+    loader = ClipLoader(Manifest.read(manifest_path), CLIP, SPEC, config, augment=AugmentConfig(brightness=0.2))
+    batches = loader.train(steps=steps + 3)
+    for _ in range(3):
+        next(batches)
+    waits = []
+    began = time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        next(batches)
+        waits.append(time.perf_counter() - asked)
+        arithmetic(step_s)
+    total = time.perf_counter() - began
+    share = round(sum(waits) / total, 4)
+    return {
+        "wait_share": share,
+        "wait_p50_ms": round(float(np.median(waits)) * 1000, 2),
+        "clips_per_s": round(steps * batch / total, 2),
+    }
+
+
+def decode_cost(manifest_path: Path, batch: int) -> float:
+    """CPU milliseconds per clip of decoding, cropping and collating, in this process alone."""
+    from surg.data.manifest import Manifest
+
+    loader = ClipLoader(
+        Manifest.read(manifest_path),
+        CLIP,
+        SPEC,
+        LoaderConfig(batch_size=batch, workers=0),
+        augment=AugmentConfig(brightness=0.2),
+    )
+    batches = loader.train(steps=8)
+    next(batches)
+    busy = time.process_time()
+    count = sum(len(batch) for batch in batches)
+    return round((time.process_time() - busy) / count * 1000, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hardware", default="unnamed")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument(
+        "--step-s", type=float, nargs="+", default=[0.8], help="length of a training step; measure yours with surg bench"
+    )
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size, seconds in ((224, 8), (720, 8)):
+            path = make_data(Path(folder) / str(size), size, videos=12, seconds=seconds)
+            cost = decode_cost(path, options.batch)
+            rows += [
+                {"video": f"{size} px, 15 fps", "workers": workers, "step_s": step_s, "cpu_ms_per_clip": cost}
+                | measure(path, options.batch, workers, step_s, options.steps)
+                for step_s in options.step_s
+                for workers in (1, 2)
+            ]
+    now = datetime.now(UTC)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    load = round(os.getloadavg()[0], 1)
+    report = {
+        "command": "python " + " ".join(sys.argv), "git": commit, "date": now.date().isoformat(), "hardware": options.hardware,
+        "cores": len(os.sched_getaffinity(0)), "load_average": load, "torch": torch.__version__, "batch": options.batch,
+        "clip": "16 frames at 4 fps, 160 px, random crop, flip and brightness", "results": rows,
+    }  # fmt: skip
+    lines = [f"# Waiting for the loader: {report['clip']}, batches of {options.batch}", ""]
+    lines += [
+        "| video | workers | step s | waiting | wait p50 ms | clips/s | CPU ms per clip |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = f"{row['wait_share']:.1%} | {row['wait_p50_ms']} | {row['clips_per_s']} | {row['cpu_ms_per_clip']}"
+        lines.append(f"| {row['video']} | {row['workers']} | {row['step_s']} | {numbers} |")
+    lines += [
+        "",
+        f"{options.hardware}, {report['cores']} cores, load average {load}, {report['date']}, commit {commit}",
+        "",
+        f"`{report['command']}`",
+        "",
+    ]
+    stem = options.out / f"loader_{options.hardware}_{now:%Y-%m}"
+    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    stem.with_suffix(".md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
