@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -164,7 +165,7 @@ class ClipLoader:
         context = multiprocessing.get_context("forkserver") if workers else None
         if context is not None:
             context.set_forkserver_preload([__name__])
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._dataset,
             batch_sampler=positions,
             num_workers=workers,
