@@ -66,7 +66,9 @@ def measure(clip: Clip, config: SegmentConfig) -> dict[str, Any]:
     fragments: list[int] = []
     owner = {track.id: _owner(ids, seen == track.id) for track in tracks.items}
     for number in agents:
-        per_frame = [_best(ids[index] == number, seen[index]) for index in range(len(ids)) if (ids[index] == number).sum() >= MIN_PIXELS]
+        per_frame = [
+            _best(ids[index] == number, seen[index]) for index in range(len(ids)) if (ids[index] == number).sum() >= MIN_PIXELS
+        ]
         if len(per_frame) < 4:
             continue
         ious.append(float(np.mean([overlap for overlap, _ in per_frame])))

@@ -83,7 +83,7 @@ def room(
 
 def _report(manifest: Path, clips: int, label: str) -> None:
     typer.echo(f"Wrote {clips} clips and {manifest}")
-    typer.echo(f"Next: surg data show {manifest} --out sheet.png    labels: {label}")
+    typer.echo(f"Next: surg data show {manifest} --label {label}")
 
 
 def register(parent: typer.Typer) -> None:

@@ -65,9 +65,12 @@ def image(task: "Task", model: str, weights: Path | None) -> list[Predictions]:
     import torch
 
     network = timm.create_model(model, pretrained=False, num_classes=0, checkpoint_path=str(weights)).eval()
-    settings = timm.data.resolve_model_data_config(network)
-    transform = timm.data.create_transform(**settings, is_training=False)
     from PIL import Image
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
+
+    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    transform: Any = create_transform(**settings, is_training=False)
 
     @torch.inference_mode()
     def features(clip: Clip) -> Array:

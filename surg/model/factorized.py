@@ -43,10 +43,10 @@ class FactorizedEncoder(nn.Module):
 
         Frames may keep different numbers of tokens: a token attends to the kept ones of its frame, then of its place.
         """
-        x, grid = self.patch_embed(clip), self.grid(clip)
+        grid = self.grid(clip)
+        x = self.patch_embed(clip, keep)
         if keep is None:
             return self._whole(x, grid)
-        x = gather_tokens(x, keep)
         rope = self.rotary.at(grid, keep, x.device, compute_dtype(x))
         plane = grid[1] * grid[2]
         for group, blocks in ((keep // plane, self.spatial_blocks), (keep % plane, self.temporal_blocks)):
