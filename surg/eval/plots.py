@@ -247,7 +247,7 @@ def frames_strip(pictures: Sequence[tuple[str, Array]], folder: Path, stem: str,
 def project(vectors: Array, seed: int = 0) -> tuple[Array, str]:
     """Two dimensions of (N, D): UMAP when it is installed, else PCA. Returns the points and the method's name."""
     try:
-        from umap import UMAP
+        from umap import UMAP  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         from sklearn.decomposition import PCA
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.manifest import Clip, Label, Manifest, write_manifest
 from surg.errors import DataError
 
 
@@ -28,18 +28,17 @@ def _clips(markings: list[Path], folders: list[Path], scratch: Path) -> Iterator
             raise DataError(f"{marking} is not JSON: {error}") from error
         video = _find(body["file"], folders, scratch)
         for zone in body["zones"]:
-            common = {
-                "case": marking.stem,
-                "split": "test",
-                "source": "opencv-doc",
-                "licence": "see the Debian package opencv-doc",
-            }
-            name = {"event": zone["name"], "camera": marking.stem}
+            name: dict[str, Label] = {"event": zone["name"], "camera": marking.stem}
             polygon = zone["polygon"]
             for start, end in zone["events"]:
-                labels: dict[str, str | float | int] = {"breach": 1, "breach_t0": start, "breach_t1": end, **name}
-                yield Clip(str(video), start, end, labels=labels, zone=polygon, **common)
-            yield Clip(str(video), 0.0, float(body["duration_s"]), labels={"breach": 0, **name}, zone=polygon, **common)
+                labels: dict[str, Label] = {"breach": 1, "breach_t0": start, "breach_t1": end, **name}
+                yield _clip(video, start, end, marking.stem, polygon, labels)
+            yield _clip(video, 0.0, float(body["duration_s"]), marking.stem, polygon, {"breach": 0, **name})
+
+
+def _clip(video: Path, start_s: float, end_s: float, case: str, zone: list[list[float]], labels: dict[str, Label]) -> Clip:
+    licence = "see the Debian package opencv-doc"
+    return Clip(str(video), start_s, end_s, case, "test", "opencv-doc", licence, labels, zone)
 
 
 def _find(name: str, folders: list[Path], scratch: Path) -> Path:

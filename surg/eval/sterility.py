@@ -17,7 +17,7 @@ from surg.errors import DataError
 from surg.eval.backends import Backend
 from surg.eval.results import Metric
 from surg.eval.takes import Scored, WatchConfig, read_takes, score_takes
-from surg.metrics.bootstrap import best_method, interval, row_statistic
+from surg.metrics.bootstrap import interval, row_statistic
 from surg.metrics.calibration import expected_calibration_error
 from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Take, Tolerance, event_curve, pool, recall_at
 from surg.metrics.detection import score_takes as match_takes
@@ -160,9 +160,7 @@ def area(function: Area, y: Floats, s: Floats, cases: npt.NDArray[np.str_], conf
         return Metric(float("nan"))
     count = len(set(cases.tolist()))
     statistic = row_statistic(lambda rows: function(y[rows], s[rows]), cases)
-    return Metric.of(
-        interval(statistic, count, method=best_method(count), repeats=config.repeats, seed=config.seed, bounds=(0, 1))
-    )
+    return Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
 
 
 def average_precision(y: Floats, s: Floats) -> float:

@@ -179,10 +179,10 @@ def _recall_metric(v: Verdict, test: list[Scored]) -> Metric:
 
 def _by_group(lead: Verdict, test: list[Scored]) -> list[Table]:
     tables = []
-    for title, name in (("Per camera", lambda take: take.truth.camera), ("Per case", lambda take: take.truth.case)):
+    for title, field in (("Per camera", "camera"), ("Per case", "case")):
         groups: dict[str, list[int]] = {}
         for index, take in enumerate(test):
-            groups.setdefault(name(take), []).append(index)
+            groups.setdefault(str(getattr(take.truth, field)), []).append(index)
         if len(groups) < 2 or len(groups) > 40:
             continue
         rows = []

@@ -112,7 +112,7 @@ def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple
     if task == "sterility":
         return draw.index in source.breaches
     if task == "motion_aux":
-        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
+        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip, source, draw.index)).any())
     return True
 
 
@@ -158,7 +158,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
     if vary:
         frames = change_colours(frames, reading.data.augment, random)
-    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip)
+    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and backwards in reading.classes and random.random() < 0.5:
         frames, action, motion = frames[::-1], reading.classes.index(backwards), np.full_like(motion, np.nan)
@@ -228,8 +228,10 @@ def _class_of(clip: Clip, source: Source, classes: tuple[str, ...]) -> int:
     return classes.index(str(value)) if str(value) in classes else -1
 
 
-def _motion_of(clip: Clip) -> npt.NDArray[np.float32]:
-    """The 23 motion features, when `surg data motion` has written them: labels motion_00 .. motion_22."""
+def _motion_of(clip: Clip, source: Source, index: int) -> npt.NDArray[np.float32]:
+    """The 23 motion features: from the source's table, else labels motion_00 .. motion_22, else unknown."""
+    if index in source.motion:
+        return source.motion[index]
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
 
 

@@ -38,6 +38,8 @@ class SourceConfig(Config):
     """Chance of a horizontal flip for this source; `augment.flip` when not set."""
     reverse: dict[str, str] = Field(default_factory=dict)
     """Label -> label of the same clip played backwards; half of such clips are then shown backwards."""
+    motion: Path | None = None
+    """Table of `surg data motion`: what the motion_aux head learns, beside the class."""
     actions: tuple[str, ...] = ()
     """Names, in the timeline or the labels, of what is done: the world model is conditioned on them."""
     states: tuple[str, ...] = ()
@@ -272,8 +274,6 @@ class TrainConfig(Config):
     """Where to train."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes share the model."""
     save_every: int = Field(200, gt=0)
     """Steps between checkpoints."""
     validate_every: int = Field(200, ge=0)

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from surg.data.manifest import Clip, Manifest
+from surg.data.motion import FEATURES
 from surg.errors import ConfigError, DataError
 from surg.train.breach import Breaches, breaches_of
 from surg.train.config import DataConfig, SourceConfig
@@ -40,6 +43,8 @@ class Source:
     fingerprint: str
     breaches: dict[int, Breaches] = field(default_factory=dict)
     """What is known about breaches, by clip; sterility sources only."""
+    motion: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """z-normed motion features by clip, from the table of `surg data motion`."""
     actions: ActionReader | None = None
     """What is done and known at each step; world sources only."""
     states: ActionReader | None = None
@@ -105,6 +110,8 @@ def open_source(
     if "sterility" in config.tasks:
         breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
     source = Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    if config.motion is not None:
+        source.motion = motion_vectors(config.motion, clips)
     if "world" in config.tasks:
         learnt = like if like is not None else source
         source.actions = ActionReader(config.actions, config.manifest, clips, like=learnt.actions)
@@ -129,6 +136,29 @@ def shares_to_counts(shares: dict[str, float], batch_size: int, step: int) -> di
     edges = np.concatenate([[0], np.floor(ends[:-1] + offset), [batch_size]]).astype(int).clip(0, batch_size)
     counts = np.diff(np.maximum.accumulate(edges))
     return {name: int(count) for name, count in zip(names, counts)}
+
+
+def motion_vectors(path: Path, clips: list[Clip]) -> dict[int, npt.NDArray[np.float32]]:
+    """The clips' rows of a motion table, z-normed by the mean and spread of its train split."""
+    try:
+        table = pq.read_table(path).to_pydict()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is no motion table ({type(error).__name__}). Make one: surg data motion MANIFEST --out {path}"
+        ) from error
+    missing = [name for name in (*FEATURES, "video", "start_s", "split") if name not in table]
+    if missing:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(missing[:4])}. Make it again: surg data motion MANIFEST --out {path}"
+        )
+    values = np.array([table[name] for name in FEATURES], np.float64).T
+    train = values[[split == "train" for split in table["split"]]]
+    if not len(train):
+        raise DataError(f"{path} has no train clips, so its features cannot be brought to one scale.")
+    normed = ((values - train.mean(axis=0)) / np.maximum(train.std(axis=0), 1e-6)).astype(np.float32)
+    rows = {(video, round(start, 3)): row for video, start, row in zip(table["video"], table["start_s"], normed)}
+    keys = [(clip.video, round(clip.start_s, 3)) for clip in clips]
+    return {number: rows[key] for number, key in enumerate(keys) if key in rows}
 
 
 class Sampler:

@@ -1,4 +1,4 @@
-"""Everything that learns behind one forward: a batch in, losses out. So one wrapper (DDP, FSDP) sees it all.
+"""Everything that learns behind one forward: a batch in, losses out. So one wrapper (DDP) sees it all.
 
 B clips, T frames, N tokens = t * h * w, K visible tokens, M masked tokens, D width.
 """

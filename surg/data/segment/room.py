@@ -22,8 +22,6 @@ class RoomConfig(Config):
     """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
     min_area: float = Field(0.002, gt=0, lt=1)
     """Smallest thing, as a share of the picture."""
-    refine: bool = True
-    """Let each thing grow to the edges of its colour (graph cut), so that the part of a body that rests is not lost."""
 
 
 def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None) -> list[Mask]:
@@ -43,14 +41,7 @@ def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None
 def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
     """Everything that moves, on every frame."""
     masks = moving_parts(frames, config)
-    if config.refine:
-        masks = [refine(frame, mask) for frame, mask in zip(frames, masks)]
     return [[Found(part, "person", 1.0) for part in _parts(mask, config.min_area)] for mask in masks]
-
-
-def refine(frame: Frames, seed: Mask) -> Mask:
-    """Grow or shrink a mask to the colour edges around it."""
-    return seed
 
 
 def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], darkest: float) -> Mask:

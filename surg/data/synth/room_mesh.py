@@ -80,7 +80,9 @@ def merged(meshes: list[Mesh]) -> Mesh:
 
 
 def box(centre: Vector, size: Vector, colour: Any, surface: Surface = PAINT, instance: int = ROOM) -> Mesh:
-    corners, normals, faces = [], [], []
+    corners: list[Any] = []
+    normals: list[Any] = []
+    faces: list[list[int]] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             first = len(corners)

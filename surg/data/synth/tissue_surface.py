@@ -106,12 +106,12 @@ def _incision(rng: np.random.Generator, size: int) -> Floats:
     x = middle[0] + along * np.cos(heading) - bow * np.sin(heading)
     y = middle[1] + along * np.sin(heading) + bow * np.cos(heading)
     cv2.polylines(canvas, [(np.stack([x, y], 1) * 16).astype(np.int32)], False, 1.0, max(2, size // 90), cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(np.clip(canvas, 0, 1), (0, 0), size / 320)
+    return np.asarray(cv2.GaussianBlur(np.clip(canvas, 0, 1), (0, 0), size / 320), np.float32)
 
 
 def _between(rng: np.random.Generator, ends: tuple[Colour, Colour]) -> Floats:
     low, high = np.array(ends, np.float32)
-    return low + (high - low) * rng.random(3).astype(np.float32)
+    return np.asarray(low + (high - low) * rng.random(3).astype(np.float32))
 
 
 def _smoothstep(value: Floats) -> Floats:

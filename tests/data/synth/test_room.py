@@ -26,7 +26,7 @@ TIMES = np.arange(32) / FPS
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("room")
-    generate(out, clips=4, seed=1, workers=1, size=64, renderer="painter", seconds=6)
+    generate(out, clips=4, seed=1, workers=1, size=64, renderer="painter", seconds=5)
     return out
 
 
@@ -46,7 +46,7 @@ def test_breach_times_and_boxes_fit_the_frames(clips: list[Clip]) -> None:
         with np.load(str(clip.masks)) as truth:
             moments = truth["times"][truth["breach"] == 1]
             assert np.isfinite(truth["boxes"]).all(1).tolist() == truth["breach"].astype(bool).tolist()
-            assert truth["ids"].shape == (24, 64, 64)
+            assert truth["ids"].shape == (20, 64, 64)
         if clip.labels["breach"]:
             assert clip.labels["breach_t0"] == moments[0]
             assert clip.labels["breach_t1"] == pytest.approx(moments[-1] + 1 / FPS)
@@ -71,10 +71,13 @@ def test_rows_carry_a_zone_masks_and_who_is_who(clips: list[Clip]) -> None:
 
 
 def test_output_repeats_with_other_workers(folder: Path, tmp_path: Path) -> None:
-    generate(tmp_path, clips=4, seed=1, workers=2, size=64, renderer="painter", seconds=6)
-    for path in sorted((folder / "videos").iterdir()):
-        assert path.read_bytes() == (tmp_path / "videos" / path.name).read_bytes()
-    assert Manifest.read(folder / "manifest.parquet").fingerprint == Manifest.read(tmp_path / "manifest.parquet").fingerprint
+    """Also, fewer clips are the first of more."""
+    generate(tmp_path, clips=1, seed=1, workers=2, size=64, renderer="painter", seconds=5)
+    (again,) = Manifest.read(tmp_path / "manifest.parquet")
+    first = next(iter(Manifest.read(folder / "manifest.parquet")))
+    assert again.labels == first.labels
+    assert Path(again.video).read_bytes() == Path(first.video).read_bytes()
+    assert Path(str(again.masks)).read_bytes() == Path(str(first.masks)).read_bytes()
 
 
 def test_cameras_of_a_take_share_the_event_and_differ_in_view(tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_an_unsterile_hand_in_the_tray_is_a_contact_and_a_sterile_one_is_not() -
 @pytest.mark.parametrize("number", range(12))
 def test_wrists_reach_their_targets(number: int) -> None:
     body = Body(number)
-    target = (0.15, -0.42, 1.15)
-    _, starts = body.bones(Pose(0.0, 0.0, right=target, left=(-0.1, -0.4, 1.0)))
+    target = (-0.12, -0.40, 1.15)
+    _, starts = body.bones(Pose(0.0, 0.0, right=target, left=(0.15, -0.4, 1.0)))
     assert np.linalg.norm(starts[body.rig.bone("hand.R")] - target) < 0.02
 
 
@@ -127,12 +130,12 @@ def test_posing_a_person_leaves_the_baked_body_alone() -> None:
 
 
 def test_takes_hold_breaches_at_the_wanted_rate_and_are_written_with_their_times(tmp_path: Path) -> None:
-    generate_takes(tmp_path, 1, 0.75, seed=5, workers=1, size=64, renderer="painter", breaches_per_hour=400)
+    generate_takes(tmp_path, 1, 0.5, seed=6, workers=1, size=64, renderer="painter", breaches_per_hour=400)
     (take,) = Manifest.read(tmp_path / "manifest.parquet")
     spans = json.loads(str(take.labels["breaches"]))
     assert spans
     assert all(0 <= begin < end <= take.end_s + 1 / FPS for begin, end, _ in spans)
-    assert take.end_s == pytest.approx(45 - 1 / FPS)
+    assert take.end_s == pytest.approx(30 - 1 / FPS)
     assert read_frames(take.video, [take.end_s]).shape == (1, 64, 64, 3)
 
 
