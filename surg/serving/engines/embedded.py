@@ -143,13 +143,13 @@ class EmbeddedServer:
             shutil.rmtree(self.folder, ignore_errors=True)
             return rc
         pid = self.state.get("guardian_pid")
-        if process_exists(pid):
-            os.kill(int(pid), signal.SIGTERM)
+        if isinstance(pid, int) and process_exists(pid):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + EXIT_TIMEOUT_S + 20
         while process_exists(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        rc = self.state.get("rc")
-        return int(rc) if rc is not None else 1
+        status = self.state.get("rc")
+        return int(status) if status is not None else 1
 
     def rollback(self, to: int | None = None) -> tuple[list[int], list[int]]:
         """Serve older versions and make the running server take them, without a restart. Returns (before, now)."""
