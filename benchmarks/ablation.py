@@ -12,6 +12,7 @@ import argparse
 import platform
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from surg.data.executor import run
 from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.motion import MotionConfig, describe_clip
 from surg.data.synth import tissue
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action
 from surg.metrics.comparison import compare_paired
@@ -88,7 +91,10 @@ def make_family(folder: Path, clips: int, family: str) -> Path:
     made = Manifest.read(tissue.generate(folder, clips, seed={"a": 1, "b": 2}[family], family=family))
     names = sorted({clip.case for clip in made.clips()})
     side = {name: ("test" if n % 4 == 0 else "val" if n % 4 == 1 and n % 8 == 1 else "train") for n, name in enumerate(names)}
-    return write_manifest(path, (Clip(**{**clip.__dict__, "split": side[clip.case]}) for clip in made.clips())).path
+    written = write_manifest(path, (Clip(**{**clip.__dict__, "split": side[clip.case]}) for clip in made.clips()))
+    # What moves, measured by optical flow: the motion_aux head learns this and never the simulator's labels.
+    run(partial(describe_clip, config=MotionConfig(fps=8.0, size=128)), written.clips(), folder / "motion.parquet")
+    return path
 
 
 def fit(recipe: str, manifest: Path, out: Path, options: Any, seed: int, base: Path | None, more: tuple[str, ...]) -> Path:
@@ -98,7 +104,11 @@ def fit(recipe: str, manifest: Path, out: Path, options: Any, seed: int, base: P
         return weights
     plain = load_recipe(recipe)
     sources = {
-        name: {"manifest": str(options.factors if "factor" in source.where else manifest)}
+        name: {
+            "manifest": str(options.factors if "factor" in source.where else manifest),
+            "motion": str(manifest.parent / "motion.parquet"),
+            "label": "not_the_action",
+        }
         for name, source in plain.data.sources.items()
     }
     extra: dict[str, Any] = {

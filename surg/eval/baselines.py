@@ -42,7 +42,8 @@ def motion(task: "Task", path: Path, workers: int | None) -> list[Predictions]:
     from surg.data.motion import FEATURES, MotionConfig, describe_clip
 
     clips = {name: list(manifest.clips()) for name, manifest in task.sets()}
-    everything = [clip for rows in clips.values() for clip in rows]
+    # A clip may stand in two test sets; it is measured once.
+    everything = list({clip_key(clip): clip for rows in clips.values() for clip in rows}.values())
     config = MotionConfig()
     report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=clip_key)
     if report.failed:

@@ -223,7 +223,7 @@ def timeline(
     axes.set_yticks([-0.1, 0, 0.5, 1, 1.08], ["alarms", "0", "0.5", "1", "truth"], fontsize=7)
     axes.set_xlim(float(times[0]), float(times[-1]) + 1e-6)
     axes.set_xlabel("seconds")
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.92))
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1.0), ncol=3)
     return save(figure, folder, stem, title, "Top: true events (hatched: missed). Foot: alarms (crossed white: false).")
 
 

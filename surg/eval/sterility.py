@@ -134,7 +134,7 @@ def baseline_scores(takes: list[Scored]) -> dict[str, list[Floats]]:
 
 
 def clip_scores(takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str_], npt.NDArray[np.str_]]:
-    """One decision a clip of the manifest: the highest score within it.  Returns truth, score, case, event name, (N,) each."""
+    """One decision a clip of the manifest, whether any breach lies in it: the highest score within.  Returns truth, score, case, event name, (N,) each."""
     rows = []
     for take in takes:
         for clip in take.truth.rows:
@@ -142,7 +142,9 @@ def clip_scores(takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str
             if inside.any():
                 rows.append(
                     (
-                        float(int(clip.labels["breach"])),
+                        float(
+                            any(start <= clip.end_s + SLACK and end >= clip.start_s - SLACK for start, end in take.truth.events)
+                        ),
                         float(take.breach[inside, 0].max()),
                         clip.case,
                         str(clip.labels.get("event", "")),

@@ -43,15 +43,23 @@ def run_suite(
         judge_probe("probe-action", [_same(backend)], actions, {}, _probe_config(config, backend), out, backend.name)
     )
     results.append(judge_retrieval(backend, actions, out, RetrievalConfig()))
+    rooms = Manifest.read(room or _simulated("room", out, config)) if contract.horizons_s or room else None
+    if rooms is not None and contract.horizons_s:
+        results.append(judge_sterility(backend, rooms, out, SterilityConfig()))
     if contract.has("surg_world"):
-        try:
-            results.append(judge_world(backend, actions, out, WorldConfig(clips=48)))
-        except DataError as error:
-            logger.warning("no world-model evaluation: %s", error)
-    if contract.horizons_s:
-        rooms = room or _simulated("room", out, config)
-        results.append(judge_sterility(backend, Manifest.read(rooms), out, SterilityConfig()))
+        results += _world(backend, [actions, *([rooms] if rooms else [])], out)
     return results
+
+
+def _world(backend: Backend, manifests: list[Manifest], out: Path) -> list[Result]:
+    """On the first manifest whose clips are long enough to hold the future."""
+    for manifest in manifests:
+        try:
+            return [judge_world(backend, manifest, out, WorldConfig(clips=48))]
+        except DataError as error:
+            logger.info("no world-model evaluation on %s: %s", manifest.path.parent.name, error)
+    logger.warning("no world-model evaluation: no clips are long enough")
+    return []
 
 
 def _probe_config(config: SuiteConfig, backend: Backend) -> ProbeActionConfig:

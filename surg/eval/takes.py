@@ -1,7 +1,7 @@
 """Whole recordings through the server: a score for every window of every take, with what is true at that time beside it.
 
 A take is one video seen through one zone. Its true events are the breaches that rows of the manifest name (labels `breach`,
-`breach_t0`, `breach_t1`); its length is what the rows cover. Scores go to one Parquet table as they come, so that a run whose
+`breach_t0`, `breach_t1`, or a list `breaches`); its length is what the rows cover. Scores go to one Parquet table as they come, so that a run whose
 server died goes on where it stopped.
 """
 
@@ -103,7 +103,7 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
         raise DataError(f"No clip of {manifest.path} carries the label `breach` (0 or 1); sterility cannot be judged on it.")
     takes = []
     for (video, zone), clips in groups.items():
-        spans = [_event(clip) for clip in clips if int(clip.labels["breach"])]
+        spans = [span for clip in clips for span in events_of(clip)]
         splits = {clip.split for clip in clips}
         if len(splits) > 1:
             raise DataError(
@@ -237,6 +237,16 @@ def _thinned(frames: Iterator[tuple[float, Array]], fps: float, start_s: float) 
         yield wanted, last
 
 
-def _event(clip: Clip) -> Span:
-    start, end = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
-    return (float(start), float(end)) if start is not None and end is not None else (clip.start_s, clip.end_s)
+def events_of(clip: Clip) -> list[Span]:
+    """Breaches that one row names: all of label `breaches` ([[start, end, …], …] as JSON), else `breach_t0` to `breach_t1`, else the row."""
+    if not int(clip.labels["breach"]):
+        return []
+    if "breaches" in clip.labels:
+        try:
+            return [(float(span[0]), float(span[1])) for span in json.loads(str(clip.labels["breaches"]))]
+        except (ValueError, TypeError, IndexError) as error:
+            raise DataError(
+                f"The label `breaches` is {clip.labels['breaches']!r}; expected [[start, end], …] in seconds as JSON."
+            ) from error
+    start, end = float(clip.labels.get("breach_t0", -1)), float(clip.labels.get("breach_t1", -1))
+    return [(start, end)] if 0 <= start <= end else [(clip.start_s, clip.end_s)]

@@ -92,8 +92,15 @@ def foresee(backend: Backend, manifest: Manifest, config: WorldConfig) -> Foresi
         answer = backend.world(seen)
         reverse = backend.world(np.ascontiguousarray(seen[::-1]))
         grid = (-1, patches, answer.future.shape[-1])
-        # Truth by the same encoder on the clip that ends where the horizon ends: only newest tubelets are read.
-        later = normalised(backend.embed(frames[-spec.num_frames :]).tokens[0]).reshape(grid)[-steps:]
+        # Truth by the same encoder on later clips, of which only tubelets beyond the clip seen are read.
+        pieces = []
+        for step in range(0, steps, tokens // patches):
+            upto = min(step + tokens // patches, steps)
+            end = spec.num_frames + upto * tubelet
+            pieces.append(
+                normalised(backend.embed(frames[end - spec.num_frames : end]).tokens[0]).reshape(grid)[-(upto - step) :]
+            )
+        later = np.concatenate(pieces)
         now = normalised(backend.embed(seen).tokens[0]).reshape(grid)[-1]
         return (
             answer.future[0][:, places],

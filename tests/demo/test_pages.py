@@ -158,3 +158,26 @@ def test_a_stream_that_cannot_be_opened_does_not_repeat_its_password() -> None:
     with pytest.raises(DataError) as caught:
         Stream("rtsp://user:hunter2@127.0.0.1:9/none")
     assert "hunter2" not in str(caught.value)
+
+
+def test_tracks_are_drawn_from_frames_up_to_the_moment(page: Page, tmp_path: Path) -> None:
+    from surg.demo.examples import shipped
+    from surg.demo.tracking import boxes_at
+
+    example = next(example for example in shipped() if example.label == "withdraw")
+    boxes = boxes_at(example.path, 1.6)
+    assert boxes
+    visit = finished(page, example.path)
+    plain, *_ = page.moment(visit, len(visit.analysis.windows) - 1, heat=False)
+    drawn, *_ = page.moment(visit, len(visit.analysis.windows) - 1, heat=False, tracks=True)
+    assert not np.array_equal(plain, drawn)
+
+
+def test_every_example_that_ships_can_be_opened(page: Page) -> None:
+    from surg.demo.examples import shipped
+
+    examples = shipped()
+    assert {example.title.split(":")[0] for example in examples} == {"Tissue", "Room"}
+    assert all((example.zone is not None) == example.title.startswith("Room") for example in examples)
+    for example in examples:
+        assert page.open_video(Visit(), str(example.path), example.zone) is not None

@@ -76,7 +76,7 @@ def test_another_checkpoint_does_not_resume_the_old_features(
         {"variant": "single"},
         {"variant": "shuffled"},
         {"level": "tokens", "pool": 2},
-        {"stride_s": 0.25},
+        {"stride_s": 0.1},
     ],
 )
 def test_every_setting_changes_the_features(

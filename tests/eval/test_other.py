@@ -46,8 +46,10 @@ def test_retrieval_never_counts_the_own_case_or_an_unknown_label(tmp_path: Path)
     plain = evaluate(table, RetrievalConfig(k=2, centre=False), tmp_path)
     # Clips 0 and 1 are nearest to each other, which does not count, then to the one without a label, which never matches.
     assert plain.metrics["top1"].value == pytest.approx(3 / 5)
+    assert neighbours(vectors, 1, table.cases)[:2].tolist() == [[5], [5]]
+    assert neighbours(vectors, 1, None)[0].tolist() == [1]
     own = evaluate(table, RetrievalConfig(k=2, centre=False, own_case=True), tmp_path)
-    assert own.metrics["top1"].value > plain.metrics["top1"].value
+    assert own.metrics["map@2"].value != plain.metrics["map@2"].value
     with pytest.raises(DataError, match="two values"):
         evaluate(features(vectors, ["x"] * 6, ["a"] * 6), RetrievalConfig(), tmp_path)
 

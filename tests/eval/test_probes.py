@@ -19,7 +19,7 @@ QUICK = ProbeConfig(depth=1, epochs=15, lr=(3e-3,), weight_decay=(0.01,), knn_k=
 
 def separable(rng: np.random.Generator, count: int, tokens: int = 4) -> tuple[np.ndarray, np.ndarray]:
     y = rng.integers(0, 3, count)
-    x = rng.normal(size=(count, tokens, 8)) * 0.3
+    x = rng.normal(size=(count, tokens, 8)) * 0.15
     x[:, 1, 0] += y == 1  # one token in four carries the class
     x[:, 1, 1] += y == 2
     return x.astype(np.float16), y

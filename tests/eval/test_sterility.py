@@ -12,7 +12,7 @@ from surg.eval.backends import Backend
 from surg.eval.runs import judge_sterility
 from surg.eval.scene_graph_rule import BreachRule, breaches_of_take, official_scores, read_relationships
 from surg.eval.sterility import SterilityConfig, average_precision, choose_threshold, clip_scores, judge, roc_area
-from surg.eval.takes import Scored, TakeTruth, WatchConfig, read_takes, windows_of
+from surg.eval.takes import Scored, TakeTruth, WatchConfig, events_of, read_takes, windows_of
 
 
 def scored(events: tuple[tuple[float, float], ...], scores: np.ndarray, case: str = "a") -> Scored:
@@ -109,6 +109,18 @@ def test_a_manifest_without_breaches_is_refused(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.parquet", [Clip("v.mp4", 0, 1, "a", "test")])
     with pytest.raises(DataError, match="carries the label `breach`"):
         read_takes(manifest, WatchConfig())
+
+
+def test_a_row_may_name_many_breaches_one_or_none() -> None:
+    def events(**labels: str | float | int) -> list[tuple[float, float]]:
+        return events_of(Clip("v.mp4", 1.0, 9.0, "a", labels=labels))
+
+    assert events(breach=1, breaches='[[2.0, 3.0, "reach"], [5, 6, "lean"]]', breach_t0=2.0, breach_t1=3.0) == [(2, 3), (5, 6)]
+    assert events(breach=1, breach_t0=2.0, breach_t1=3.0) == [(2, 3)]
+    assert events(breach=1) == [(1, 9)]
+    assert events(breach=0, breach_t0=-1.0, breach_t1=-1.0) == []
+    with pytest.raises(DataError, match="as JSON"):
+        events(breach=1, breaches="2 to 3")
 
 
 def test_the_rule_over_scene_graphs() -> None:

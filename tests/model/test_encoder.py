@@ -238,3 +238,14 @@ def test_interpolated_positions_have_an_effect(interpolate: bool) -> None:
     other.load_state_dict(base.state_dict())
     clip = torch.randn(1, 3, 2, 48, 48)
     assert torch.allclose(base(clip), other(clip)) is not interpolate
+
+
+def test_projecting_only_the_kept_tubes_gives_the_same_tokens_and_gradients(encoder: Encoder) -> None:
+    clip = torch.randn(2, 3, 4, 96, 80)
+    ids = torch.stack([torch.randperm(60)[:40], torch.randperm(60)[:40]])
+    assert ids.numel() >= encoder.patch_embed.FEW
+    weight = encoder.patch_embed.proj.weight
+    few, every = encoder.patch_embed(clip, ids), gather_tokens(encoder.patch_embed(clip), ids)
+    torch.testing.assert_close(few, every, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(tokens.square().sum(), weight)[0] for tokens in (few, every)]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-4)

@@ -125,8 +125,10 @@ def _recordings(root: Path) -> dict[str, Path]:
 
 
 def _video(found: Path | None, case: str, lists: Path) -> Found | None:
-    if found is None or not found.is_dir():
-        return found and (found, {})
+    if found is None:
+        return None
+    if found.is_file():
+        return found, {}
     # img1.jpg is second 0.
     pictures = [(max(0.0, float(number - 1)), picture) for number, picture in pictures_in(found)]
     if not pictures:

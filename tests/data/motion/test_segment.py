@@ -72,6 +72,14 @@ def test_two_instruments_that_touch_stay_two():
     assert [len(found) for found in instruments(frames, EndoscopicConfig())] == [2] * 8
 
 
+def test_a_grey_island_is_no_instrument_unless_wanted():
+    frames, _ = tissue()
+    for frame in frames:
+        cv2.circle(frame, (170, 60), 12, (130, 130, 130), -1)
+    assert len(instruments(frames, EndoscopicConfig())[0]) == 1
+    assert len(instruments(frames, EndoscopicConfig(from_border=False))[0]) == 2
+
+
 def test_the_picture_of_an_endoscope_ends_at_its_circle():
     frames, _ = tissue()
     yy, xx = np.mgrid[:224, :224]

@@ -130,7 +130,7 @@ def test_posing_a_person_leaves_the_baked_body_alone() -> None:
 
 
 def test_takes_hold_breaches_at_the_wanted_rate_and_are_written_with_their_times(tmp_path: Path) -> None:
-    generate_takes(tmp_path, 1, 0.5, seed=5, workers=1, size=64, renderer="painter", breaches_per_hour=400)
+    generate_takes(tmp_path, 1, 0.5, seed=6, workers=1, size=64, renderer="painter", breaches_per_hour=400)
     (take,) = Manifest.read(tmp_path / "manifest.parquet")
     spans = json.loads(str(take.labels["breaches"]))
     assert spans
