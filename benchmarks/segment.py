@@ -6,7 +6,7 @@
 
 Prints a table and writes benchmarks/segment_<hardware>_<yyyy-mm>.json. What is counted:
   iou        a true agent on a frame against the predicted mask that overlaps it most, mean over frames, then over agents
-  purity     share of a track's frames on which most of its mask is the thing it stands for (background counts as wrong)
+  purity     share of all tracks' frames on which most of the mask is the thing that the track stands for (background counts as wrong)
   fragments  tracks that stand for one true agent
   decision   share of tracks called agent or layout as their true path says (moved 0.05 of the width for 4 frames, camera taken off)
   camera     distance in pixels between the estimated and the true movement of the picture's centre, per pair of frames
@@ -66,14 +66,19 @@ def measure(clip: Clip, config: SegmentConfig) -> dict[str, Any]:
     fragments: list[int] = []
     owner = {track.id: _owner(ids, seen == track.id) for track in tracks.items}
     for number in agents:
-        per_frame = [_best(ids[index] == number, seen[index]) for index in range(len(ids)) if (ids[index] == number).sum() >= MIN_PIXELS]
+        per_frame = [
+            _best(ids[index] == number, seen[index]) for index in range(len(ids)) if (ids[index] == number).sum() >= MIN_PIXELS
+        ]
         if len(per_frame) < 4:
             continue
         ious.append(float(np.mean([overlap for overlap, _ in per_frame])))
         fragments.append(sum(1 for main, _ in owner.values() if main == number))
     decisions = [track.is_agent == (owner[track.id][0] in agents) for track in tracks.items if owner[track.id][0]]
     out: dict[str, Any] = {"iou": ious, "fragments": fragments, "decision": decisions}
-    out["purity"] = [purity for _, purity in owner.values()]
+    # Weighted by length: a track of 3 frames is not worth one of 30.
+    out["purity"] = [
+        purity for number, (_, purity) in owner.items() for _ in range(int((seen == number).any(axis=(1, 2)).sum()))
+    ]
     if cameras is not None:
         out["camera"] = _camera_errors(clip, cameras, times_s)
     return out

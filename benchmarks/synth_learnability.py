@@ -30,16 +30,18 @@ from surg.data.video import iter_frames
 from surg.runs import git_state
 
 # B clips, T frames, C channels, H W pixels
-SIDE = 112
+SIDE = 144
+FLOW_SIDE = 112
 FRAMES = 16
 
 
 def load(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips (B, T, H, W, 3) uint8, actions (B,), splits (B,)."""
+    """Gray clips (B, T, H, W) uint8, actions (B,), splits (B,)."""
     clips, actions, splits = [], [], []
     for clip in list(Manifest.read(path))[:limit]:
         frames = [frame for _, frame in iter_frames(clip.video)]
-        clips.append(np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames[:FRAMES]]))
+        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames[:FRAMES]]
+        clips.append(np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in gray]))
         actions.append(ACTIONS.index(str(clip.labels["action"])))
         splits.append(clip.split)
     return np.stack(clips), np.array(actions), np.array(splits)
@@ -48,9 +50,9 @@ def load(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
 def flow_features(clip: np.ndarray) -> np.ndarray:
     """23 numbers of the dense flow: size, spread and trend of motion, its directions, divergence, curl, the camera's affine motion."""
     flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    gray = [cv2.resize(frame, (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA) for frame in clip]
     flows = np.stack([flow_of.calc(a, b, None) for a, b in itertools.pairwise(gray)])
-    y, x = np.mgrid[4:SIDE:8, 4:SIDE:8].astype(np.float32)
+    y, x = np.mgrid[4:FLOW_SIDE:8, 4:FLOW_SIDE:8].astype(np.float32)
     points = np.stack([x, y], -1).reshape(-1, 2)
     cameras = []
     for flow in flows:
@@ -71,12 +73,12 @@ def flow_features(clip: np.ndarray) -> np.ndarray:
 
 
 class VideoNet(nn.Sequential):
-    """Four 3-D convolutions, 0.5 M weights. (B, 3, T, H, W) -> (B, 8)."""
+    """Four 3-D convolutions, 0.5 M weights. (B, 1, T, H, W) -> (B, 8)."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         for inside, outside, kernel, stride in (
-            (3, 24, (3, 7, 7), (1, 4, 4)),
+            (1, 24, (3, 7, 7), (1, 3, 3)),
             (24, 48, (3, 3, 3), (2, 2, 2)),
             (48, 96, (3, 3, 3), (2, 2, 2)),
             (96, 128, (3, 3, 3), (2, 1, 1)),
@@ -89,11 +91,11 @@ class VideoNet(nn.Sequential):
 
 
 class FrameNet(nn.Sequential):
-    """The same network without time. (B, 3, H, W) -> (B, 8)."""
+    """The same network without time. (B, 1, H, W) -> (B, 8)."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
-        for inside, outside, kernel, stride in ((3, 24, 7, 4), (24, 48, 3, 2), (48, 96, 3, 2), (96, 128, 3, 1)):
+        for inside, outside, kernel, stride in ((1, 24, 7, 3), (24, 48, 3, 2), (48, 96, 3, 2), (96, 128, 3, 1)):
             conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
             layers += [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 4, len(ACTIONS)))
@@ -103,7 +105,7 @@ def batch_of(clips: np.ndarray, mode: str, rng: np.random.Generator, train: bool
     if mode == "frame":
         # One frame of each clip, anywhere in it: an action's own frames, not only the middle of its movement.
         clips = clips[np.arange(len(clips)), rng.integers(0, FRAMES, len(clips))][:, None]
-    x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    x = torch.from_numpy(clips)[:, None].float().div_(127.5).sub_(1)
     if train:
         if rng.random() < 0.5:
             x = x.flip(-1)
@@ -128,7 +130,12 @@ def train_and_score(mode: str, clips: np.ndarray, actions: np.ndarray, splits: n
             share = min(1.0, (time.process_time() - begin) / (60 * minutes * torch.get_num_threads()))
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * 0.5 * (1 + np.cos(np.pi * share)) + 1e-6
-            loss = nn.functional.cross_entropy(model(batch_of(clips[part], mode, rng, True)), torch.from_numpy(actions[part]))
+            x, y = batch_of(clips[part], mode, rng, True), torch.from_numpy(actions[part])
+            if mode == "clip" and rng.random() < 0.5:
+                # Played backwards a clip is one of its partner, which stands beside it in the list of actions.
+                x, y = x.flip(2), y ^ 1
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -149,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--minutes", type=float, default=12.0, help="training of the video network; the others get a quarter")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=int, help="only the first clips, for a try")
     parser.add_argument("--only", nargs="*", default=["flow", "frame", "shuffled", "clip"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write PATH.json and PATH.md")

@@ -50,7 +50,7 @@ def room(
     takes: Annotated[int, typer.Option("--takes", min=0, help="Instead of clips, so many long videos")] = 0,
     minutes: Annotated[float, typer.Option("--minutes", help="Length of a take")] = 10.0,
     breaches_per_hour: Annotated[
-        float, typer.Option("--breaches-per-hour", min=0, help="How rare breaches are in takes")
+        float, typer.Option("--breaches-per-hour", min=0, help="How many are staged in takes; a few of them fail to touch")
     ] = 6.0,
     renderer: Annotated[
         str, typer.Option("--renderer", help="gl, painter (OpenCV, plainer), or auto: gl where it works")
@@ -83,7 +83,7 @@ def room(
 
 def _report(manifest: Path, clips: int, label: str) -> None:
     typer.echo(f"Wrote {clips} clips and {manifest}")
-    typer.echo(f"Next: surg data show {manifest} --out sheet.png    labels: {label}")
+    typer.echo(f"Next: surg data show {manifest} --label {label}")
 
 
 def register(parent: typer.Typer) -> None:

@@ -19,11 +19,11 @@ def quickstart(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    from surg.quickstart.stages import clear, stages
-    from surg.quickstart.tour import run_tour, summary
+    from surg.quickstart.stages import clear, stages, summarise
+    from surg.quickstart.tour import run_tour
 
     if again:
         clear(out)
     run_tour(stages(out))
-    result = summary(out)
+    result = summarise(out)
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.as_text())

@@ -4,7 +4,6 @@ import math
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from surg.config import Config
@@ -89,8 +88,11 @@ def change_colours(frames: Frames, config: AugmentConfig, rng: np.random.Generat
         1 + rng.uniform(-amount, amount) for amount in (config.brightness, config.contrast, config.saturation)
     )
     if config.brightness or config.contrast:
-        table: npt.NDArray[np.float64] = (np.arange(256) * brightness - 127.5) * contrast + 127.5
-        frames = np.clip(np.round(table), 0, 255).astype(np.uint8)[frames]
+        table = (np.arange(256) * brightness - 127.5) * contrast + 127.5
+        whole = frames.reshape(-1, frames.shape[2], 3)
+        frames = (
+            cv2.LUT(whole, np.clip(np.round(table), 0, 255).astype(np.uint8)).reshape(frames.shape).astype(np.uint8, copy=False)
+        )
     if config.saturation:
         grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None] for frame in frames)
         mixed = (frame * saturation + shade * (1 - saturation) for frame, shade in zip(frames, grey))

@@ -96,15 +96,23 @@ def deidentify(source: Path, target: Path, config: DeidentifyConfig, detect: Det
 
 
 def deidentified(clip: Clip, copy: Path, finding: Finding) -> Clip:
-    """The same clip on the copy: its zone follows the crop, and a crop that was done is asked for no more."""
-    meta = {key: text for key, text in clip.meta.items() if not (key == "crop" and finding.crop)}
+    """The same clip on the copy: its zone, and the crop that decoders are asked for, follow the crop that was done."""
     if finding.crop is None:
-        return replace(clip, video=str(copy), meta=meta)
+        return replace(clip, video=str(copy))
     if clip.masks:
         raise DataError("Masks do not follow a crop: use --overlay blank for manifests with masks.")
     x0, y0, x1, y1 = finding.crop
-    zone = clip.zone and [[_inside((x - x0) / (x1 - x0)), _inside((y - y0) / (y1 - y0))] for x, y in clip.zone]
-    return replace(clip, video=str(copy), zone=zone, meta=meta)
+
+    def moved(x: float, y: float) -> list[float]:
+        return [_inside((x - x0) / (x1 - x0)), _inside((y - y0) / (y1 - y0))]
+
+    meta = dict(clip.meta)
+    if asked := meta.pop("crop", None):
+        left, top, right, bottom = (float(number) for number in asked.split(","))
+        left, top, right, bottom = *moved(left, top), *moved(right, bottom)
+        if (left, top, right, bottom) != (0.0, 0.0, 1.0, 1.0) and left < right and top < bottom:
+            meta["crop"] = f"{left:.6g},{top:.6g},{right:.6g},{bottom:.6g}"
+    return replace(clip, video=str(copy), zone=clip.zone and [moved(x, y) for x, y in clip.zone], meta=meta)
 
 
 def _inside(share: float) -> float:

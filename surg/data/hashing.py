@@ -32,7 +32,7 @@ def picture_hash(frame: npt.NDArray[np.uint8]) -> int:
 
 def signature(frames: npt.NDArray[np.uint8]) -> list[int]:
     """Hashes of frames, as signed numbers, which Arrow takes without being told."""
-    return np.array([picture_hash(frame) for frame in frames], np.uint64).view(np.int64).tolist()
+    return [int(value) for value in np.array([picture_hash(frame) for frame in frames], np.uint64).view(np.int64)]
 
 
 def signature_times(duration_s: float) -> npt.NDArray[np.float64]:
@@ -47,7 +47,7 @@ def near_duplicates(signatures: npt.ArrayLike) -> list[tuple[int, int, float]]:
         pairs = [(row, np.arange(row + 1, len(table))) for row in range(len(table) - 1)]
     else:
         pairs = _candidates(table)
-    found = []
+    found: list[tuple[int, int, float]] = []
     for row, others in pairs:
         told = (table[row] != 0) & (table[others] != 0)
         count = told.sum(1)

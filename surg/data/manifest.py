@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -208,14 +209,13 @@ def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch], notes: Ma
     """Write rows that are Arrow already, for changes to a column of a large manifest. Paths are taken as stored."""
     path = Path(path)
     hasher = RowHasher()
-    with atomic_file(path) as file:
-        writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
+    # The writer closes before the file does, on an error too: left open it would complain while it is collected.
+    with atomic_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for batch in batches:
             hasher.update(batch)
             writer.write_batch(batch.cast(SCHEMA))
         metadata = {"surg.schema": str(SCHEMA_VERSION), "surg.fingerprint": hasher.hexdigest()}
         writer.add_key_value_metadata({**metadata, "surg.notes": json.dumps(dict(notes or {}))})
-        writer.close()
     return Manifest.read(path)
 
 
@@ -234,7 +234,11 @@ class RowHasher:
             column = pc.fill_null(column, "\0")
             lengths.update(pc.binary_length(column).to_numpy(zero_copy_only=False).tobytes())
             if len(column):
-                values.update(pc.binary_join(pa.array([column.to_pylist()], pa.list_(pa.string())), "")[0].as_buffer())
+                # Straight from Arrow's memory: all texts of the column lie there in one piece.
+                _, offsets, text = column.buffers()
+                ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+                if ends[-1] > ends[0]:
+                    values.update(text[int(ends[0]) : int(ends[-1])])
 
     def hexdigest(self) -> str:
         total = hashlib.sha256(f"surg manifest {SCHEMA_VERSION}".encode())

@@ -48,11 +48,12 @@ def find_overlay(frames: Sequence[Frame]) -> Overlay:
     grey: Frame = np.stack([np.asarray(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY), np.uint8) for one in small])
     edges = np.stack([_gradient(one) > EDGE for one in grey])
     # The median over time keeps what stands still sharp and blurs what moves; chance leaves few edges in most frames as well.
-    sharp = (_gradient(np.median(grey, axis=0).astype(np.uint8)) > 1.5 * EDGE) & (edges.mean(axis=0) >= LASTING)
+    sharp = (_gradient(_median(grey)) > 1.5 * EDGE) & (edges.mean(axis=0) >= LASTING)
     # A letter's inside stands still even where its anti-aliased edge mixes with what moves behind it.
-    still = sharp & (cv2.erode(_steadiness(grey), np.ones((3, 3), np.uint8)) <= STILL)
+    steadiness = _steadiness(grey)
+    still = sharp & (cv2.erode(steadiness, np.ones((3, 3), np.uint8)) <= STILL)
     textured = edges.mean(axis=0) >= 0.2
-    if not textured.any() or (_steadiness(grey)[textured] <= STILL).mean() > STANDING_SHARE:
+    if not textured.any() or (steadiness[textured] <= STILL).mean() > STANDING_SHARE:
         return Overlay((), told=False)
     return Overlay(tuple(_boxes(still & ~_rim(grey))), told=True)
 
@@ -73,10 +74,17 @@ def _gradient(grey: Frame) -> npt.NDArray[np.float32]:
     return np.asarray(np.hypot(x, y) / 4, np.float32)
 
 
+def _median(stack: Frame) -> Frame:
+    """Over time, the upper of two in the middle; stays in bytes, which is several times faster than numpy's."""
+    middle = len(stack) // 2
+    return np.asarray(np.partition(stack, middle, axis=0)[middle], np.uint8)
+
+
 def _steadiness(grey: Frame) -> npt.NDArray[np.float32]:
     """How far each pixel strays from its median: robust against the frames in which a mark is not yet there."""
-    median = np.median(grey, axis=0)
-    return np.asarray(np.median(np.abs(grey - median), axis=0) * 1.4826, np.float32)
+    median = _median(grey)
+    strays = np.stack([np.asarray(cv2.absdiff(one, median), np.uint8) for one in grey])
+    return np.asarray(_median(strays) * 1.4826, np.float32)
 
 
 def _rim(grey: Frame) -> Mask:

@@ -112,7 +112,7 @@ def _sorted(frames: Iterator[tuple[float, float, Any]]) -> Iterator[tuple[float,
 
 
 def _decode_packets(source: Source, packets: Iterator[Any], wanted: "_Wanted | None") -> Iterator[tuple[float, float, Any]]:
-    context, origin, base = source.stream.codec_context, source.origin, source.base
+    context, origin, base = source.stream.codec_context, source.origin, float(source.base)
     rate = float(source.stream.average_rate or source.stream.guessed_rate or 25)
     end, bad = 0.0, 0
     for packet, keep in _look_ahead(packets, wanted):
@@ -131,8 +131,8 @@ def _decode_packets(source: Source, packets: Iterator[Any], wanted: "_Wanted | N
             if frame.is_corrupt:
                 continue
             # A frame without a stamp follows the one before.
-            start = float((frame.pts - origin) * base) if frame.pts is not None else end
-            end = start + (float(frame.duration * base) if frame.duration else 1.0 / rate)
+            start = (frame.pts - origin) * base if frame.pts is not None else end
+            end = start + (frame.duration * base if frame.duration else 1.0 / rate)
             yield start, end, frame
 
 

@@ -186,9 +186,19 @@ def iter_frames(
 
 
 def write_video(
-    path: Path | str, frames: Iterable[Frame], fps: float, *, crf: int = 18, preset: str = "veryfast", gop: int = 30
+    path: Path | str,
+    frames: Iterable[Frame],
+    fps: float,
+    *,
+    crf: int = 18,
+    preset: str = "veryfast",
+    gop: int = 30,
+    threads: int = 0,
 ) -> None:
-    """Write RGB frames as H.264 in MP4, atomically. Sides are cut to even numbers, as 4:2:0 needs them."""
+    """Write RGB frames as H.264 in MP4, atomically. Sides are cut to even numbers, as 4:2:0 needs them.
+
+    `threads` 0 lets the encoder choose; only with 1 are its bytes the same every time.
+    """
     rate = Fraction(fps).limit_denominator(60_000)
     with atomic_file(Path(path)) as file, av.open(file, "w", format="mp4") as container:
         stream: Any = None
@@ -198,6 +208,7 @@ def write_video(
                 stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.options = {"crf": str(crf), "preset": preset, "g": str(gop)}
+                stream.codec_context.thread_count = threads
             if (width, height) != (stream.width, stream.height):
                 raise DataError(
                     f"Frames change size from {stream.width} x {stream.height} to {width} x {height}; a video has one size."

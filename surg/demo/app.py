@@ -55,7 +55,7 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
     visit = gr.State(None, time_to_live=KEEP_S, delete_callback=_close)
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            video = gr.Video(label="Video", elem_id="player", sources=["upload"], include_audio=False)
+            video = gr.Video(label="Video", elem_id="player", sources=["upload"], include_audio=True)
             choice = gr.Dropdown(
                 [example.title for example in examples],
                 label="Examples",

@@ -19,8 +19,9 @@ from surg.data.preprocess import Polygon, zone_bounds
 from surg.data.video import probe, read_frames
 from surg.demo.analysis import DEFAULT_THRESHOLD, Analysis, analyse
 from surg.demo.exports import as_json
-from surg.demo.overlay import draw_heat, draw_zone
+from surg.demo.overlay import draw_boxes, draw_heat, draw_zone
 from surg.demo.reference import Neighbour, Reference
+from surg.demo.tracking import boxes_at
 from surg.errors import DataError, SurgError
 from surg.serving.client import Client
 
@@ -158,15 +159,20 @@ class Page:
         parts.append("Research software, not a medical device.")
         return " ".join(parts)
 
-    def moment(self, visit: Visit, index: int, heat: bool) -> tuple[Frame, str, dict[str, float], list[Neighbour]]:
+    def moment(
+        self, visit: Visit, index: int, heat: bool, tracks: bool = False
+    ) -> tuple[Frame, str, dict[str, float], list[Neighbour]]:
         """Picture with heat map, a sentence, class probabilities and nearest moments of window `index`."""
         analysis = visit.analysis
         if analysis is None or visit.video is None or not 0 <= index < len(analysis.windows):
             raise DataError("That moment is not analysed yet.")
         window = analysis.windows[index]
-        frame = read_frames(visit.video, [min(window.end_s, max(analysis.duration_s - 1e-3, 0.0))])[0]
+        frame_time = min(window.end_s, max(analysis.duration_s - 1e-3, 0.0))
+        frame = read_frames(visit.video, [frame_time])[0]
         if heat and window.breach_map.size:
             frame = draw_heat(frame, window.breach_map[-1], window.box)
+        if tracks:
+            frame = draw_boxes(frame, boxes_at(visit.video, frame_time))
         words = [f"At {window.end_s:.1f} s: {window.action}" if window.action else f"At {window.end_s:.1f} s"]
         words += [
             f"breach {f'in {name} s' if float(name) else 'now'} {value:.2f}"

@@ -42,7 +42,8 @@ def motion(task: "Task", path: Path, workers: int | None) -> list[Predictions]:
     from surg.data.motion import FEATURES, MotionConfig, describe_clip
 
     clips = {name: list(manifest.clips()) for name, manifest in task.sets()}
-    everything = [clip for rows in clips.values() for clip in rows]
+    # A clip may stand in two test sets; it is measured once.
+    everything = list({clip_key(clip): clip for rows in clips.values() for clip in rows}.values())
     config = MotionConfig()
     report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=clip_key)
     if report.failed:
@@ -65,9 +66,12 @@ def image(task: "Task", model: str, weights: Path | None) -> list[Predictions]:
     import torch
 
     network = timm.create_model(model, pretrained=False, num_classes=0, checkpoint_path=str(weights)).eval()
-    settings = timm.data.resolve_model_data_config(network)
-    transform = timm.data.create_transform(**settings, is_training=False)
     from PIL import Image
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
+
+    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    transform: Any = create_transform(**settings, is_training=False)
 
     @torch.inference_mode()
     def features(clip: Clip) -> Array:

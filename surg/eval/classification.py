@@ -48,7 +48,7 @@ def score(p: Predictions, classes: Sequence[str]) -> dict[str, Metric]:
     from sklearn.metrics import balanced_accuracy_score, f1_score
 
     sums, counts = case_sums(p.right, p.cases)
-    top1 = Metric.of(interval(ratio_of_sums(sums, counts), len(sums)))
+    top1 = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
     guesses = p.probabilities.argmax(-1)
     present = np.unique(p.truth)
     balanced = (

@@ -247,7 +247,7 @@ def _features(backend: Backend, frames: Array, config: FeatureConfig) -> Array:
     result = backend.embed(frames)
     patches = backend.spec.size // backend.spec.patch_size
     if config.level == "pooled":
-        return result.pooled[0]
+        return np.asarray(result.pooled[0])
     if config.level == "tokens":
         return pool_tokens(result.tokens[0], patches, config.pool)
     # Levels are joined along the tokens, as the official probes take them.

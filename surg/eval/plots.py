@@ -223,7 +223,7 @@ def timeline(
     axes.set_yticks([-0.1, 0, 0.5, 1, 1.08], ["alarms", "0", "0.5", "1", "truth"], fontsize=7)
     axes.set_xlim(float(times[0]), float(times[-1]) + 1e-6)
     axes.set_xlabel("seconds")
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.92))
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1.0), ncol=3)
     return save(figure, folder, stem, title, "Top: true events (hatched: missed). Foot: alarms (crossed white: false).")
 
 
@@ -247,7 +247,7 @@ def frames_strip(pictures: Sequence[tuple[str, Array]], folder: Path, stem: str,
 def project(vectors: Array, seed: int = 0) -> tuple[Array, str]:
     """Two dimensions of (N, D): UMAP when it is installed, else PCA. Returns the points and the method's name."""
     try:
-        from umap import UMAP
+        from umap import UMAP  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         from sklearn.decomposition import PCA
 

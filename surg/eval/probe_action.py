@@ -6,7 +6,7 @@ Beside them stand what needs no model at all and what a model without time, with
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,16 @@ class Arm:
     checkpoint: Path | None = None
     repository: Path | None = None
     server: str | None = None
+    opened: Backend | None = None
+    """A backend that is open already, instead of the three above."""
+
+    @contextmanager
+    def open(self, backend: BackendName) -> Iterator[Backend]:
+        if self.opened is not None:
+            yield self.opened
+            return
+        with open_backend(backend, server=self.server, checkpoint=self.checkpoint, repository=self.repository) as opened:
+            yield opened
 
 
 @dataclass
@@ -91,7 +101,7 @@ def probe_action(
     outcome = Outcome(task.classes, [], {"data_fingerprint": data.fingerprint}, list(task.warnings), {}, {})
     chosen: dict[str, float] = {}
     for number, arm in enumerate(arms):
-        with open_backend(backend, server=arm.server, checkpoint=arm.checkpoint, repository=arm.repository) as opened:
+        with arm.open(backend) as opened:
             _say_what_it_learned(arm, config, outcome)
             reader = _Reader(opened, task, config, folder / "features", arm.name)
             features = reader.read("plain")

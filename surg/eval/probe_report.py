@@ -101,7 +101,7 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
         delta = comparison.delta
         rows.append([
             f"{a.name} − {b.name}", a.test, f"{delta.estimate:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]",
-            f"{test.p:.4f}{floor}", f"{p:.4f}", f"{comparison.detectable:.3f}", "yes" if p < 0.05 else "no",
+            f"{test.p:.4f}{floor}", f"{p:.4f}", f"{comparison.detectable:.3f}" if comparison.detectable > 0 else "–", "yes" if p < 0.05 else "no",
         ])  # fmt: skip
     method = "Student's t" if found[0].delta.method == "t" else "BCa bootstrap"
     note = (

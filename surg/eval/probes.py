@@ -113,10 +113,8 @@ def knn_probe(data: Split3, classes: int, config: ProbeConfig) -> ProbeResult:
         votes = knn_probabilities(train, data.train_y, val, classes=classes, k=k)
         trials.append({"k": float(k), "val_top1": float(np.mean(votes.argmax(1) == data.val_y))})
     best = int(max(trials, key=lambda trial: trial["val_top1"])["k"])
-    votes = {
-        name: knn_probabilities(train, data.train_y, x, classes=classes, k=best) for name, x in (("val", val), ("test", test))
-    }
-    return ProbeResult(votes["test"][None], votes["val"], {"k": float(best)}, trials=tuple(trials))
+    on_val, on_test = (knn_probabilities(train, data.train_y, x, classes=classes, k=best) for x in (val, test))
+    return ProbeResult(on_test[None], on_val, {"k": float(best)}, trials=tuple(trials))
 
 
 def attentive_probe(data: Split3, classes: int, config: ProbeConfig, seed: int = 0) -> ProbeResult:
@@ -189,7 +187,7 @@ def _fit(data: Split3, classes: int, config: ProbeConfig, lr: float, decay: floa
             rows = np.sort(order[start : start + config.batch_size])
             loss = F.cross_entropy(probe(ready(train_x[rows])), torch.from_numpy(data.train_y[rows]).to(device))
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             losses.append(float(loss.detach()))

@@ -33,9 +33,9 @@ class TorchTransport:
         self._heads = {name: head.to(self._device) for name, head in bundle.heads.items()}
         self._world = self._served.modules.get("surg_world")
         spec = self.contract.preprocess
-        tubelet = bundle.encoder.config.tubelet_size  # type: ignore[union-attr]
         patches = spec.size // spec.patch_size
-        self._grid = (spec.num_frames // tubelet, patches, patches)
+        tokens = self.contract.model("surg_encoder").output("tokens").shape[0]
+        self._grid = (tokens // patches**2, patches, patches)
         self._lock = threading.Lock()
 
     def configuration(self, model: str, timeout_s: float) -> tuple[dict[str, str], list[int]]:  # noqa: ARG002

@@ -1,6 +1,6 @@
 """Events over time: alarms from scores, which events they caught, how late, and how many were false.
 
-An alarm begins when the score reaches `threshold` and ends when it falls below `release` (hysteresis); alarms closer than `merge_s`
+An alarm begins when the score reaches `threshold` and ends when it falls below `hold` times that (hysteresis); alarms closer than `merge_s`
 are one, alarms shorter than `min_s` none. An event counts as caught by the first alarm that BEGINS within
 `before_s` ahead of its start up to its end plus `after_s`; one alarm catches one event. So an alarm that never stops catches at most
 one event, and two events in a row need two alarms. Further alarms that begin inside the same window are repeats: neither hits nor
@@ -20,8 +20,8 @@ Span = tuple[float, float]
 @dataclass(frozen=True)
 class AlarmRule:
     threshold: float
-    release: float | None = None
-    """Score below which an alarm ends; None is the threshold itself."""
+    hold: float = 1.0
+    """An alarm goes on until the score falls below `hold` times the threshold: a ratio, so that it fits scores of any scale."""
     min_s: float = 0.0
     merge_s: float = 0.0
 
@@ -90,7 +90,7 @@ def alarms(times_s: npt.ArrayLike, scores: npt.ArrayLike, rule: AlarmRule) -> li
     if not len(times):
         return []
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    low = rule.threshold if rule.release is None else rule.release
+    low = rule.threshold * rule.hold
     # Each place takes the state of the last score that decided: up (1) or down (0); in between the state is held.
     decided = np.where(values >= rule.threshold, 1, np.where(values < low, 0, -1))
     last = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(times)), 0))
@@ -155,20 +155,16 @@ class CurvePoint:
 
 
 def event_curve(takes: Sequence[Take], rule: AlarmRule, tolerance: Tolerance, *, points: int = 200) -> list[CurvePoint]:
-    """Recall and false alarms per hour over thresholds (quantiles of all scores), highest first. `rule` gives the rest of the rule.
-
-    With a `release` its distance from the threshold is kept along the curve.
-    """
+    """Recall and false alarms per hour over thresholds (quantiles of all scores), highest first. `rule` gives the rest of the rule."""
     every = np.concatenate([take.scores for take in takes]) if takes else np.zeros(0)
     every = every[np.isfinite(every)]
     if not len(every):
         return []
-    drop = 0.0 if rule.release is None else rule.threshold - rule.release
     # More of the thresholds among the highest scores: that is where few false alarms live.
     shares = 1 - np.concatenate([np.geomspace(1e-4, 0.1, points // 2), np.linspace(0.1, 1, points - points // 2)])
     curve = []
     for threshold in np.unique(np.quantile(every, shares))[::-1]:
-        trial = AlarmRule(float(threshold), float(threshold) - drop if drop else None, rule.min_s, rule.merge_s)
+        trial = AlarmRule(float(threshold), rule.hold, rule.min_s, rule.merge_s)
         total = pool(score_takes(takes, trial, tolerance))
         curve.append(CurvePoint(float(threshold), total.recall, total.false_per_hour, total.precision))
     return curve

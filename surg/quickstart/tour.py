@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,11 @@ def run_tour(stages: Sequence[Stage], console: Console | None = None) -> None:
     console = console or Console(stderr=True)
     shown = [_Row(stage) for stage in stages]
     live = Live(_table(shown), console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
+
+    def refresh() -> None:
+        if isinstance(live, Live):
+            live.update(_table(shown))
+
     with live:
         for row in shown:
             if row.stage.makes.exists():
@@ -47,10 +52,9 @@ def run_tour(stages: Sequence[Stage], console: Console | None = None) -> None:
             else:
                 if not console.is_terminal:
                     console.print(f"{row.stage.title}: {row.stage.typed}", markup=False, highlight=False, soft_wrap=True)
-                _run(row, lambda: live.update(_table(shown)) if isinstance(live, Live) else None)
-            if isinstance(live, Live):
-                live.update(_table(shown))
-            else:
+                _run(row, refresh)
+            refresh()
+            if not isinstance(live, Live):
                 console.print(f"  {row.state}", markup=False, highlight=False)
 
 
@@ -59,7 +63,7 @@ class _Row:
         self.stage, self.state, self.line = stage, "", ""
 
 
-def _run(row: "_Row", refresh: "object") -> None:
+def _run(row: "_Row", refresh: Callable[[], None]) -> None:
     started = time.monotonic()
     last: deque[str] = deque(maxlen=30)
     command = [sys.executable, "-m", "surg", *row.stage.command]
@@ -73,8 +77,7 @@ def _run(row: "_Row", refresh: "object") -> None:
                 row.line = CONTROL.sub("", line).strip()
                 last.append(row.line)
                 row.state = f"{time.monotonic() - started:4.0f} s"
-                if callable(refresh):
-                    refresh()
+                refresh()
         except KeyboardInterrupt:
             process.wait()
             raise

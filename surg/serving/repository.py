@@ -138,6 +138,18 @@ def read_config(repo: Path, model: str) -> Any:
         raise ServerError(f"{path} is not a Triton model configuration: {error}") from error
 
 
+def use_backend(repo: Path, model: str, backend: str, filename: str) -> None:
+    """Serve a model's versions from another file by another backend (`tensorrt`, `model.plan`)."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    config = read_config(repo, model)
+    config.backend, config.default_model_filename = backend, filename
+    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
+    config.ClearField("optimization")
+    write_text(Path(repo) / model / "config.pbtxt", text_format.MessageToString(config, as_utf8=True))
+
+
 def lead_model(repo: Path) -> str:
     """The model whose configuration speaks for the repository."""
     if (Path(repo) / LEAD_MODEL / "config.pbtxt").is_file():

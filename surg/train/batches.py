@@ -52,7 +52,9 @@ class Batch:
     stored: Tensor | None = None
     """CLEAR: features of the starting encoder, NaN where none: float (B, D)."""
     actions: Tensor | None = None
-    """Robot or next actions for the world model: float (B, t, A)."""
+    """What is done at each time step, for the world model: float (B, t, A)."""
+    states: Tensor | None = None
+    """What is known at each time step: float (B, t, S)."""
     ids: Tensor | None = None
     """int64 (B, 2): source number and clip number."""
 
@@ -92,7 +94,6 @@ class Reading:
     with_flow: bool = False
     features: int = 0
     """Width of the stored features; 0: none."""
-    action_dim: int = 0
 
     def longer(self, num_frames: int) -> "Reading":
         return replace(self, num_frames=num_frames)
@@ -111,7 +112,7 @@ def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple
     if task == "sterility":
         return draw.index in source.breaches
     if task == "motion_aux":
-        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip)).any())
+        return _class_of(clip, source, classes) >= 0 or bool(np.isfinite(_motion_of(clip, source, draw.index)).any())
     return True
 
 
@@ -157,7 +158,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
     if vary:
         frames = change_colours(frames, reading.data.augment, random)
-    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip)
+    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and backwards in reading.classes and random.random() < 0.5:
         frames, action, motion = frames[::-1], reading.classes.index(backwards), np.full_like(motion, np.nan)
@@ -178,8 +179,8 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
     if reading.features:
         row["stored"] = source.features.get(draw.index, np.full(reading.features, np.nan, np.float32))
-    if reading.action_dim:
-        row["actions"] = _actions_of(clip, reading)
+    if source.actions is not None and source.states is not None:
+        row["actions"], row["states"] = source.actions.read(clip, moments), source.states.read(clip, moments)
     return row
 
 
@@ -227,15 +228,11 @@ def _class_of(clip: Clip, source: Source, classes: tuple[str, ...]) -> int:
     return classes.index(str(value)) if str(value) in classes else -1
 
 
-def _motion_of(clip: Clip) -> npt.NDArray[np.float32]:
-    """The 23 motion features, when `surg data motion` has written them: labels motion_00 .. motion_22."""
+def _motion_of(clip: Clip, source: Source, index: int) -> npt.NDArray[np.float32]:
+    """The 23 motion features: from the source's table, else labels motion_00 .. motion_22, else unknown."""
+    if index in source.motion:
+        return source.motion[index]
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
-
-
-def _actions_of(clip: Clip, reading: Reading) -> npt.NDArray[np.float32]:
-    """Action of each time step: labels action_0 .. action_{A-1}, the same over the clip."""
-    values = np.array([float(clip.labels.get(f"action_{i}", 0.0)) for i in range(reading.action_dim)], np.float32)
-    return np.tile(values, (reading.num_frames // reading.tubelet, 1))
 
 
 class Ahead:

@@ -128,6 +128,6 @@ def _coverage(box: Region, patches: int) -> npt.NDArray[np.float32]:
     cells = np.arange(patches)
 
     def along(low: float, high: float) -> npt.NDArray[np.float64]:
-        return np.clip(np.minimum(high * patches, cells + 1) - np.maximum(low * patches, cells), 0, 1)
+        return np.asarray(np.clip(np.minimum(high * patches, cells + 1) - np.maximum(low * patches, cells), 0, 1))
 
     return np.outer(along(box[1], box[3]), along(box[0], box[2])).astype(np.float32)

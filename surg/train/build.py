@@ -11,12 +11,14 @@ from torch import nn
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import CheckpointError, ConfigError
 from surg.model import zoo
-from surg.model.checkpoint import load_bundle
-from surg.model.config import FactorizedConfig, PredictorConfig
+from surg.model.checkpoint import load_bundle, load_encoder, load_predictor
+from surg.model.config import FactorizedConfig, PredictorConfig, WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, MotionAuxHead, SterilityHead
 from surg.model.predictor import build_predictor
+from surg.model.world import WorldPredictor
 from surg.train.config import TrainConfig
+from surg.train.sources import Source
 from surg.train.stage1 import ContrastHead, MaskHead, OrderHead
 from surg.train.trainee import Trainee
 
@@ -33,6 +35,7 @@ class Start:
     heads: dict[str, nn.Module]
     meta: dict[str, Any]
     sha256: str | None
+    world: nn.Module | None = None
 
 
 def load_start(config: TrainConfig) -> Start:
@@ -49,9 +52,7 @@ def load_start(config: TrainConfig) -> Start:
                 f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init."
             )
         predictor = bundle.predictor or build_predictor(_predictor_config(config, bundle.encoder))
-        return Start(bundle.encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256)
-    from surg.model.checkpoint import load_encoder, load_predictor
-
+        return Start(bundle.encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
     encoder = load_encoder(path, key=config.init_key)
     try:
         predictor = load_predictor(path)
@@ -97,7 +98,9 @@ def _predictor_config(config: TrainConfig, encoder: nn.Module) -> PredictorConfi
     return PredictorConfig(**{**base.model_dump(), "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor})
 
 
-def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], spec: PreprocessSpec) -> Trainee:
+def build_trainee(
+    config: TrainConfig, start: Start, classes: tuple[str, ...], spec: PreprocessSpec, sources: dict[str, Source] | None = None
+) -> Trainee:
     """Put encoder, predictor and the heads that the sources' tasks ask for behind one forward."""
     shape: Any = start.encoder.config
     width, tasks = shape.embed_dim, {task for source in config.data.sources.values() for task in source.tasks}
@@ -114,6 +117,8 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
         heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
     if "flow" in tasks:
         heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
+    if "world" in tasks:
+        heads["world"] = start.world or WorldPredictor(_world_config(config, shape, sources))
     if "order" in tasks:
         heads["order"] = OrderHead(width)
     if "contrast" in tasks:
@@ -135,6 +140,24 @@ def build_trainee(config: TrainConfig, start: Start, classes: tuple[str, ...], s
         if module is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = config.model.gradient_checkpointing
     return trainee
+
+
+def _world_config(config: TrainConfig, shape: Any, sources: dict[str, Source] | None) -> WorldConfig:
+    """As wide as the encoder and half as deep unless told otherwise; action and state as wide as their sources say."""
+    readers = [(s.actions, s.states) for s in (sources or {}).values() if s.actions is not None and s.states is not None]
+    if len({(a.dim, b.dim) for a, b in readers}) > 1:
+        raise ConfigError("The world sources have actions or states of different widths; name the same ones for each.")
+    actions, states = (readers[0][0].dim, readers[0][1].dim) if readers else (7, 7)
+    values = {
+        "embed_dim": shape.embed_dim,
+        "width": shape.embed_dim,
+        "depth": max(1, getattr(shape, "depth", 12) // 2),
+        "num_heads": shape.num_heads,
+        "action_dim": actions,
+        "state_dim": states,
+        "step_s": shape.tubelet_size / config.data.fps,
+    }
+    return WorldConfig(**{**values, **config.model.world})
 
 
 def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None:

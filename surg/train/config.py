@@ -38,6 +38,12 @@ class SourceConfig(Config):
     """Chance of a horizontal flip for this source; `augment.flip` when not set."""
     reverse: dict[str, str] = Field(default_factory=dict)
     """Label -> label of the same clip played backwards; half of such clips are then shown backwards."""
+    motion: Path | None = None
+    """Table of `surg data motion`: what the motion_aux head learns, beside the class."""
+    actions: tuple[str, ...] = ()
+    """Names, in the timeline or the labels, of what is done: the world model is conditioned on them."""
+    states: tuple[str, ...] = ()
+    """Names of what is known about the robot or the room at each step."""
     replay: bool = False
     """Clips of old data: shown as they are, and held to the starting encoder's features when `weights.clear` is above 0."""
     limit: int | None = Field(None, gt=0)
@@ -101,6 +107,8 @@ class ModelConfig(Config):
     """Attention heads of the classifiers; the encoder's own number when not set."""
     classes: tuple[str, ...] = ()
     """Names of the action classes; read off the training manifest when empty."""
+    world: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the world model, for example {width: 384, depth: 12, num_heads: 12}."""
     horizons_s: tuple[float, ...] = DEFAULT_HORIZONS
     """Seconds ahead that the sterility head looks."""
 
@@ -177,6 +185,8 @@ class LossConfig(Config):
     """Weighs the masked-latent loss by 1 + flow_weight * flow / mean flow."""
     rare: Literal["none", "focal", "logit-adjusted"] = "focal"
     """What the sterility loss does about rare breaches."""
+    roll_out: int = Field(2, ge=0)
+    """Steps that the world model predicts from its own predictions while training."""
     focal_gamma: float = Field(1.0, ge=0)
     """Focal loss's exponent."""
     positive_share: float | None = Field(0.7, gt=0, le=1)
@@ -264,8 +274,6 @@ class TrainConfig(Config):
     """Where to train."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of torch."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes share the model."""
     save_every: int = Field(200, gt=0)
     """Steps between checkpoints."""
     validate_every: int = Field(200, ge=0)
@@ -274,6 +282,8 @@ class TrainConfig(Config):
     """Batches of a validation."""
     log_every: int = Field(10, gt=0)
     """Steps between log lines."""
+    guide_checkpoint: bool = False
+    """Also write checkpoints/best_vjepa2_finetuned.pth, as the integration guide loads it."""
     choose_by: Literal["loss", "score"] = "loss"
     """What makes a checkpoint the best on val: the lowest loss, or the highest mean of action top-1 and breach precision."""
     tensorboard: bool = True

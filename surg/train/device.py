@@ -4,7 +4,7 @@ import logging
 import platform
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradScalerKwargs
 
 from surg.errors import ConfigError
@@ -55,19 +55,11 @@ def cpu_has_bf16() -> bool:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """One process, or as many as torchrun started: DDP or FSDP2."""
+    """One process, or as many as torchrun started (DDP)."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    sharded = None
-    if config.strategy == "fsdp":
-        sharded = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Block"],
-            reshard_after_forward=True,
-        )
     # Sources differ in their tasks, and mask tokens 1..9 never get a gradient: DDP must look for what was not used.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if precision == "fp16":
@@ -75,7 +67,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=device == "cpu",
-        fsdp_plugin=sharded,
         kwargs_handlers=handlers,
     )
     if device == "cuda":

@@ -23,7 +23,7 @@ def token_flow(frames: npt.NDArray[np.uint8], tubelet: int, patch: int) -> npt.N
         cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (side, side), interpolation=cv2.INTER_AREA)
         for frame in frames[::tubelet]
     ]
-    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     out = np.zeros((steps, patches, patches, 2), np.float32)
     for step in range(steps - 1):
         field = solver.calc(grey[step], grey[step + 1], np.zeros((side, side, 2), np.float32))

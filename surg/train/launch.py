@@ -114,6 +114,7 @@ def manifest_path(path: Path) -> Path:
 def launch(choices: Choices) -> Report:
     """Train, or go on with a run, or try one step."""
     from surg.train.loop import train
+    from surg.train.rehearsal import rehearse
 
     if choices.resume is not None:
         run = RunFolder.reopen(choices.resume)
@@ -121,6 +122,8 @@ def launch(choices: Choices) -> Report:
         outcome = train(config, choices.resume, resume=True)
     else:
         config = resolve(choices)
+        if choices.dry_run:
+            return Report(rehearse(config))
         out = choices.out or Path("runs") / config.recipe
         outcome = train(config, out, overwrite=choices.overwrite)
     if outcome.interrupted:

@@ -25,6 +25,8 @@ from surg.train import build, drift, masks, optim, schedules, states, unfreeze
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
 from surg.train.config import TrainConfig
 from surg.train.device import is_out_of_memory, make_accelerator
+from surg.train.epochs import EpochBook
+from surg.train.finetuned import NAME, write_finetuned
 from surg.train.losses import weighted_sum
 from surg.train.progress import Reporter, duration
 from surg.train.signals import Interrupts
@@ -68,7 +70,7 @@ def train(
     cache = config.data.cache or out / "cache"
     with accelerator.main_process_first():
         sources = open_sources(config, cache, "train")
-        held_out = open_sources(config, cache, "val")
+        held_out = open_sources(config, cache, "val", like=sources)
     classes = action_classes(config, sources)
     fingerprint = "+".join(source.fingerprint[:16] for source in sources.values())
     clips = sum(len(source.usable) for source in sources.values())
@@ -81,7 +83,7 @@ def train(
     spec = PreprocessSpec(
         size=config.data.size, num_frames=config.data.num_frames, fps=config.data.fps, zone_crop=config.data.zone_crop
     )
-    trainee = build.build_trainee(config, start, classes, spec)
+    trainee = build.build_trainee(config, start, classes, spec, sources)
     if config.trainable.encoder == "lora":
         build.add_lora(trainee.encoder, config.trainable.lora_rank, config.trainable.lora_alpha)
     predicts = any("jepa" in source.config.tasks for source in sources.values()) and config.loss.weights.jepa > 0
@@ -144,6 +146,7 @@ def train(
     reporter = Reporter(
         run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done
     )
+    book = EpochBook()
     bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
     weights = config.loss.weights.model_dump()
     accumulate, learns, total, step = config.accumulate, None, math.nan, done
@@ -206,6 +209,9 @@ def train(
                 values[n] for n in penalties
             )
             watchdog.see(step, total, values)
+            book.add({**values, "loss": total})
+            if main and (step % per_epoch == 0 or step == steps):
+                book.close(-(-step // per_epoch))
             reporter.step(step, {"loss": total, **values, "grad_norm": float(norm), "lr": lr}, config.batch_size)
             stop = interrupts.asked or step == last
             epoch_ends = step % per_epoch == 0
@@ -230,6 +236,9 @@ def train(
                     if is_best:
                         best = judged
                         bundles.save("best", trainee, teacher, step, scores)
+                        if config.guide_checkpoint:
+                            step_s = trainee.tubelet / config.data.fps
+                            write_finetuned(run.checkpoints / NAME, trainee, -(-step // per_epoch), scores["loss"], step_s)
             if main and (step % config.save_every == 0 or stop or step == steps):
                 bundles.save("last", trainee, teacher, step, {"loss": total})
                 states.write(state_path, states.collect(step, best, trainee, teacher, optimizer, anchor, sources))
@@ -287,14 +296,16 @@ def gradients(
     return sums
 
 
-def open_sources(config: TrainConfig, cache: Path, which: str) -> dict[str, Source]:
+def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, Source] | None = None) -> dict[str, Source]:
     """All sources of one split; a source without validation clips is left out of validation."""
     opened: dict[str, Source] = {}
     for name, source in config.data.sources.items():
         split = source.split if which == "train" else source.val_split
         needs_classes = which == "train" and "action" in source.tasks
         try:
-            opened[name] = open_source(name, source, config.data, cache, split=split, classes_needed=needs_classes)
+            opened[name] = open_source(
+                name, source, config.data, cache, split=split, classes_needed=needs_classes, like=(like or {}).get(name)
+            )
         except NothingThereError:
             if which == "train":
                 raise

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from surg.data.manifest import Clip, Manifest
+from surg.data.motion import FEATURES
 from surg.errors import ConfigError, DataError
 from surg.train.breach import Breaches, breaches_of
 from surg.train.config import DataConfig, SourceConfig
 from surg.train.store import ClipStore, StoreSpec, open_store
+from surg.train.worlds import ActionReader
 
 logger = logging.getLogger(__name__)
 # The stored picture is this much larger than the encoder's, so that crops can vary without being blown up.
@@ -39,6 +43,11 @@ class Source:
     fingerprint: str
     breaches: dict[int, Breaches] = field(default_factory=dict)
     """What is known about breaches, by clip; sterility sources only."""
+    motion: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """z-normed motion features by clip, from the table of `surg data motion`."""
+    actions: ActionReader | None = None
+    """What is done and known at each step; world sources only."""
+    states: ActionReader | None = None
     features: dict[int, Any] = field(default_factory=dict)
     """CLEAR: what the starting encoder said about each clip."""
 
@@ -57,15 +66,24 @@ class Draw:
     """Of everything random about it: window, crop, colour."""
 
 
-def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, *, split: str, classes_needed: bool) -> Source:
-    """Read a manifest's split and decode it. Raises DataError with what to do when nothing is left."""
+def open_source(
+    name: str,
+    config: SourceConfig,
+    data: DataConfig,
+    cache: Path,
+    *,
+    split: str,
+    classes_needed: bool,
+    like: Source | None = None,
+) -> Source:
+    """Read a manifest's split and decode it; `like` is the training side, whose classes count. Raises DataError with what to do when nothing is left."""
     if config.manifest is None:
         raise ConfigError(
             f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet (surg data index makes it)"
         )
     manifest = Manifest.read(config.manifest)
     selected = manifest.select(split=split)
-    clips = [clip for clip in selected.clips() if _matches(clip, config.where)]
+    clips = [clip for clip in selected.clips() if matches(clip, config.where)]
     if not clips:
         found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
         condition = f" with {config.where}" if config.where else ""
@@ -91,10 +109,17 @@ def open_source(name: str, config: SourceConfig, data: DataConfig, cache: Path, 
     breaches = {}
     if "sterility" in config.tasks:
         breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
-    return Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    source = Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    if config.motion is not None:
+        source.motion = motion_vectors(config.motion, clips)
+    if "world" in config.tasks:
+        learnt = like if like is not None else source
+        source.actions = ActionReader(config.actions, config.manifest, clips, like=learnt.actions)
+        source.states = ActionReader(config.states, config.manifest, clips, like=learnt.states)
+    return source
 
 
-def _matches(clip: Clip, where: dict[str, Any]) -> bool:
+def matches(clip: Clip, where: dict[str, Any]) -> bool:
     return all(str(clip.labels.get(key, clip.meta.get(key))) == str(value) for key, value in where.items())
 
 
@@ -111,6 +136,29 @@ def shares_to_counts(shares: dict[str, float], batch_size: int, step: int) -> di
     edges = np.concatenate([[0], np.floor(ends[:-1] + offset), [batch_size]]).astype(int).clip(0, batch_size)
     counts = np.diff(np.maximum.accumulate(edges))
     return {name: int(count) for name, count in zip(names, counts)}
+
+
+def motion_vectors(path: Path, clips: list[Clip]) -> dict[int, npt.NDArray[np.float32]]:
+    """The clips' rows of a motion table, z-normed by the mean and spread of its train split."""
+    try:
+        table = pq.read_table(path).to_pydict()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is no motion table ({type(error).__name__}). Make one: surg data motion MANIFEST --out {path}"
+        ) from error
+    missing = [name for name in (*FEATURES, "video", "start_s", "split") if name not in table]
+    if missing:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(missing[:4])}. Make it again: surg data motion MANIFEST --out {path}"
+        )
+    values = np.array([table[name] for name in FEATURES], np.float64).T
+    train = values[[split == "train" for split in table["split"]]]
+    if not len(train):
+        raise DataError(f"{path} has no train clips, so its features cannot be brought to one scale.")
+    normed = ((values - train.mean(axis=0)) / np.maximum(train.std(axis=0), 1e-6)).astype(np.float32)
+    rows = {(video, round(start, 3)): row for video, start, row in zip(table["video"], table["start_s"], normed)}
+    keys = [(clip.video, round(clip.start_s, 3)) for clip in clips]
+    return {number: rows[key] for number, key in enumerate(keys) if key in rows}
 
 
 class Sampler:

@@ -1,5 +1,6 @@
 """What a run writes: bundles that others load, and the state that a killed run goes on from."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Bundles:
         if trainee.predictor is not None:
             parts["predictor"] = trainee.predictor
         parts |= {f"head.{head}": module for head, module in trainee.heads.items() if head in build.BUNDLED_HEADS}
+        if "world" in trainee.heads:
+            parts["world"] = trainee.heads["world"]
         # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
         if self.config.trainable.encoder == "none":
             parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}
@@ -60,6 +63,11 @@ class Bundles:
                 key: {"clips": len(source.usable), "fingerprint": source.fingerprint} for key, source in self.sources.items()
             },
             "init_sha256": self.start.sha256,
+            # Frozen arms share this hash: the evaluation can say "same encoder" instead of a difference.
+            "encoder_sha256": hash_of(encoder),
+            "aux_label": next(
+                (s.config.label for s in self.sources.values() if "motion_aux" in s.config.tasks and self.classes), ""
+            ),
             "trained_encoder": self.config.trainable.encoder,
             "encoder_from": "teacher" if encoder is not trainee.encoder and self.config.teacher.export else "student",
             "scores": {key: round(float(value), 6) for key, value in scores.items()},
@@ -71,6 +79,14 @@ class Bundles:
         path = self.run.checkpoints / f"{name}.safetensors"
         save_bundle(path, parts, {}, meta)
         return path
+
+
+def hash_of(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, in the order of their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def collect(

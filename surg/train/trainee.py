@@ -1,4 +1,4 @@
-"""Everything that learns behind one forward: a batch in, losses out. So one wrapper (DDP, FSDP) sees it all.
+"""Everything that learns behind one forward: a batch in, losses out. So one wrapper (DDP) sees it all.
 
 B clips, T frames, N tokens = t * h * w, K visible tokens, M masked tokens, D width.
 """
@@ -11,12 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surg.data.preprocess import PreprocessSpec
+from surg.model.world import WorldPredictor
 from surg.train import losses
 from surg.train.batches import Batch
 from surg.train.config import LossConfig
 from surg.train.flow import flow_weights
+from surg.train.worlds import frame_tokens, world_loss
 
 Grid = tuple[int, int, int]
+# Between two time steps things move by a tenth of a patch: the flow head speaks in such units, so that its errors count.
+FLOW_SCALE = 10.0
 
 
 @dataclass
@@ -86,6 +90,14 @@ class Trainee(nn.Module):
             for name, value in self._jepa(clip[rows], targets, batch, rows).items():
                 out[name] = value * scale("jepa", rows)
         self._supervised(clip, batch, out, scale, answers)
+        if "world" in batch.tasks and weights.world and "world" in self.heads and bool((rows := batch.tasks["world"]).any()):
+            assert batch.actions is not None
+            assert batch.states is not None
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+                tokens, plane = frame_tokens(self.encoder, clip[rows], self.tubelet)
+            world: WorldPredictor = self.heads["world"]  # type: ignore[assignment]
+            value = world_loss(world, tokens, batch.actions[rows], batch.states[rows], plane, self.config.roll_out)
+            out["world"] = value * scale("world", rows)
         if "order" in batch.tasks or "contrast" in batch.tasks:
             self._pairs(clip, batch, out, scale)
         if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
@@ -187,7 +199,8 @@ class Trainee(nn.Module):
         if name == "flow":
             assert batch.flow is not None
             flow = batch.flow[rows].flatten(1, 3)
-            return {"flow": F.smooth_l1_loss(head(tokens).float(), flow if keep is None else _take(flow, keep), beta=0.1)}
+            wanted = FLOW_SCALE * (flow if keep is None else _take(flow, keep))
+            return {"flow": F.smooth_l1_loss(head(tokens).float(), wanted)}
         logits, place = head(tokens, grid, batch.zone[rows], keep)
         _answer(answers, "breach", logits.float(), rows)
         found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}

@@ -309,6 +309,17 @@ def test_a_manifest_becomes_a_manifest_of_copies(tmp_path: Path) -> None:
     assert copies[0].zone[0] == pytest.approx([0.2, 0.2 / finding.crop[3]])
 
 
+def test_a_crop_asked_for_before_follows_the_crop_that_was_done(labelled: Path, tmp_path: Path) -> None:
+    copy, finding = deidentify(labelled, tmp_path / "a", DeidentifyConfig())
+    assert finding.crop is not None
+    bottom = finding.crop[3]
+    asked = Clip(str(labelled), 0.0, 1.0, "p", meta={"crop": f"0.1,0,1,{bottom / 2}", "fps": "8"})
+    left, top, right, new_bottom = (float(number) for number in deidentified(asked, copy, finding).meta["crop"].split(","))
+    assert (left, top, right, new_bottom) == pytest.approx((0.1, 0.0, 1.0, 0.5))
+    done = Clip(str(labelled), 0.0, 1.0, "p", meta={"crop": f"0,0,1,{bottom}"})
+    assert deidentified(done, copy, finding).meta == {}
+
+
 def test_masks_do_not_follow_a_crop_and_that_is_said(labelled: Path, tmp_path: Path) -> None:
     copy, finding = deidentify(labelled, tmp_path / "a", DeidentifyConfig())
     with pytest.raises(DataError, match="--overlay blank"):
@@ -341,20 +352,26 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_did_and_what_is_left_to_do(
-    surg: Callable[..., CompletedProcess[str]], visit: Path, tmp_path: Path
+    surg: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = surg("data", "deidentify", visit, "--out", tmp_path / "out", "--overlay", "keep", "--workers", 1)
+    short = write(tmp_path / "doe.mp4", [room(i) for i in range(16)])
+    done = surg("data", "deidentify", short, "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 0, done.stderr
-    assert "1 videos, 17 s; 7 s outside the body made black" in done.stdout
+    assert "1 videos, 2 s; 2 s outside the body made black" in done.stdout
+    assert "could not be told" in done.stdout
     assert "keep it apart" in done.stdout
     assert "look at the copies yourself" in done.stdout
-    kept = surg(
-        "data", "deidentify", visit, "--out", tmp_path / "kept", "--out-of-body", "keep", "--keep-names", "--workers", 1
-    )
+    assert not list((tmp_path / "out").rglob("*doe*"))
+
+
+def test_the_commands_options_have_their_effect(surg: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    short = write(tmp_path / "in.mp4", [room(i) for i in range(16)])
+    options = ("--out-of-body", "keep", "--overlay", "keep", "--keep-names", "--workers", 1)
+    kept = surg("data", "deidentify", short, "--out", tmp_path / "kept", *options)
     assert "0 s outside the body" in kept.stdout
     assert (tmp_path / "kept/videos/in.mp4").is_file()
-    strict = surg("data", "deidentify", visit, "--out", tmp_path / "strict", "--threshold", 2, "--workers", 1)
-    assert "17 s outside the body made black" in strict.stdout
+    loose = surg("data", "deidentify", short, "--out", tmp_path / "loose", "--threshold=-2", "--workers", 1)
+    assert "; 0 s outside the body made black" in loose.stdout
 
 
 def test_frames_are_worked_on_one_at_a_time(visit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from surg.metrics.bootstrap import best_method, case_sums, interval, jackknife_error, ratio_of_sums, row_statistic
+from surg.metrics.bootstrap import (
+    BEST_METHOD,
+    case_sums,
+    how_far_to_trust,
+    interval,
+    jackknife_error,
+    ratio_of_sums,
+    row_statistic,
+)
 from surg.metrics.comparison import compare_paired, detectable_effect, holm, permute_signs
 
 # The treatment and control mice of Efron & Tibshirani, table 2.1: survival in days.
@@ -75,8 +83,17 @@ def test_one_case_has_no_interval() -> None:
     assert np.isnan(found.low)
 
 
-def test_few_cases_take_t() -> None:
-    assert best_method(5) == "t"
+def test_few_cases_come_with_a_sentence() -> None:
+    assert "One case" in how_far_to_trust(1)
+    assert "5 cases" in how_far_to_trust(5)
+    assert how_far_to_trust(30) == ""
+
+
+def test_an_interval_of_a_share_ends_at_its_bounds() -> None:
+    statistic = ratio_of_sums([1.0, 1.0, 0.0], np.ones(3))
+    assert interval(statistic, 3).high > 1
+    found = interval(statistic, 3, bounds=(0, 1))
+    assert (found.low, found.high, found.method) == (0, 1, BEST_METHOD)
 
 
 def test_sign_flips_of_darwins_maize() -> None:

@@ -12,7 +12,7 @@ def test_hysteresis_holds_an_alarm_through_a_dip() -> None:
     times = np.arange(8.0)
     scores = np.array([0, 0.9, 0.5, 0.9, 0.2, 0.5, 0.9, 0])
     assert alarms(times, scores, AlarmRule(0.8)) == [(1, 2), (3, 4), (6, 7)]
-    assert alarms(times, scores, AlarmRule(0.8, release=0.4)) == [(1, 4), (6, 7)]
+    assert alarms(times, scores, AlarmRule(0.8, hold=0.5)) == [(1, 4), (6, 7)]
     assert alarms(times, scores, AlarmRule(0.8, merge_s=1.0)) == [(1, 4), (6, 7)]
     assert alarms(times, scores, AlarmRule(0.8, merge_s=1.0, min_s=2.0)) == [(1, 4)]
 

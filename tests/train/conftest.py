@@ -35,14 +35,27 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.room(tmp_path_factory.mktemp("room"))
 
 
+@pytest.fixture(scope="session")
+def factors(tissue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made.factors(tmp_path_factory.mktemp("factors"), tissue)
+
+
 @pytest.fixture
-def settings(tissue: Path, room: Path) -> Callable[..., TrainConfig]:
+def settings(tissue: Path, room: Path, factors: Path) -> Callable[..., TrainConfig]:
     """`settings("pretrain", "optim.lr=1e-3")`: a recipe made quick, its sources filled by name."""
 
     def build(recipe: str, *overrides: str, **extra: Any) -> TrainConfig:
         plain = load_recipe(recipe)
-        sources = {name: {"manifest": str(room if source.zone else tissue)} for name, source in plain.data.sources.items()}
+        sources = {
+            name: {"manifest": str(room if source.zone else factors if "factor" in source.where else tissue)}
+            for name, source in plain.data.sources.items()
+        }
         quick = {**QUICK, **extra}
+        if plain.model.factorized:
+            quick["model"] = {
+                "encoder": {"embed_dim": 48, "spatial_depth": 2, "temporal_depth": 1, "num_heads": 2},
+                "predictor": {"width": 24, "depth": 2, "num_heads": 2},
+            }
         quick["data"] = {**QUICK["data"], **extra.get("data", {}), "sources": sources}  # type: ignore[dict-item]
         return load_recipe(recipe, extra=quick, overrides=overrides)
 

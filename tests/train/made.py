@@ -1,10 +1,11 @@
 """Small made-up videos and manifests for the tests of training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from surg.data.manifest import Clip, write_manifest
+from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.video import write_video
 
 SIDE, FPS = 48, 8.0
@@ -37,6 +38,16 @@ def tissue(folder: Path, clips: int = 12, frames: int = 8, seed: int = 0) -> Pat
     return write_manifest(folder / "tissue.parquet", rows).path
 
 
+def factors(folder: Path, plain: Path) -> Path:
+    """Rows for D_L, D_A and D_I of every clip, their videos standing for composed ones."""
+    rows = [
+        replace(clip, meta={"factor": kind, "factor_on_disk": "1"})
+        for clip in Manifest.read(plain).clips()
+        for kind in ("D_L", "D_A", "D_I")
+    ]
+    return write_manifest(folder / "factors.parquet", rows).path
+
+
 def room(folder: Path, clips: int = 8, frames: int = 16, seed: int = 1) -> Path:
     """Something comes into the zone in every second clip."""
     rng = np.random.default_rng(seed)
@@ -46,7 +57,11 @@ def room(folder: Path, clips: int = 8, frames: int = 16, seed: int = 1) -> Path:
         breach = number % 2
         video = folder / f"r{number:02d}.mp4"
         write_video(video, square(frames, (2 * breach, 0), rng), FPS)
-        labels: dict[str, str | float | int] = {"breach": breach}
+        labels: dict[str, str | float | int] = {
+            "breach": breach,
+            "next_action": ("cut", "saw")[number // 2 % 2],
+            "robot_phase": "ready",
+        }
         if breach:
             labels |= {"breach_t0": 0.75, "breach_t1": 1.5, "breach_box": "0.5,0.3,0.8,0.6"}
         split = "val" if number % 4 >= 2 else "train"

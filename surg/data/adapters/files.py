@@ -23,9 +23,25 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not is_junk(path) and path.is_file()
 
 
+def paths_under(root: Path) -> Iterator[Path]:
+    """All files and folders below a folder, sorted, Mac leftovers aside. Links to folders are followed, each target once."""
+    seen = {root.resolve()}
+    waiting = [root]
+    found: list[Path] = []
+    while waiting:
+        for path in waiting.pop().iterdir():
+            if is_junk(path):
+                continue
+            found.append(path)
+            if path.is_dir() and path.resolve() not in seen:
+                seen.add(path.resolve())
+                waiting.append(path)
+    yield from sorted(found)
+
+
 def videos_under(root: Path) -> list[Path]:
-    """All video files below a folder, sorted, Mac leftovers aside."""
-    return sorted(path for path in root.rglob("*") if is_video(path))
+    """All video files below a folder, sorted."""
+    return [path for path in paths_under(root) if is_video(path)]
 
 
 def pictures_in(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from surg.data.adapters.files import duration_s, is_junk, is_video, pictures_in
+from surg.data.adapters.files import duration_s, is_video, paths_under, pictures_in
 from surg.data.adapters.frame_list import write_frame_list
 from surg.data.adapters.ledger import Ledger
 from surg.data.manifest import Clip
@@ -75,8 +75,8 @@ def _videos(root: Path) -> Iterator[Path]:
     if is_video(root):
         yield root
         return
-    for path in sorted(root.rglob("*")):
-        if is_video(path) or (path.is_dir() and not is_junk(path) and path.name != "frame_lists" and pictures_in(path)):
+    for path in paths_under(root):
+        if is_video(path) or (path.is_dir() and path.name != "frame_lists" and pictures_in(path)):
             yield path
 
 

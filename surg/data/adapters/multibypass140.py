@@ -8,6 +8,8 @@ The pickles fix the fold and are read by an unpickler that runs nothing. Without
 and "severe" lie over the phases, so they are taken out of those. A row's `Frame_id` counts from 1, `Original_frame_id` from 0.
 """
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from surg.data.manifest import Clip, Label
 LICENCE = "CC BY-NC-SA 4.0"
 OUT_OF_BODY, SEVERE = 12, 13
 """Labels that lie over others in the segments: time outside the body, and marks of an adverse event."""
+_CASE = re.compile(r"[BS]BP\d+")
 Task = Literal["phase", "step"]
 Found = tuple[Path, dict[str, str]]
 
@@ -30,18 +33,18 @@ def read(
     root: Path, ledger: Ledger, *, lists: Path, label: Task = "phase", fold: Literal["0", "1", "2", "3", "4"] = "0"
 ) -> Iterator[Clip]:
     """label: phases or steps. fold: which of the five official splits."""
-    names = _names(root, label)
+    names, recordings = _names(root, label), _recordings(root)
     rows = dict(_split_rows(root, fold))
     if rows:
         for (split, case), frames in rows.items():
-            yield from _from_frames(root, ledger, lists, case, split, frames, label, names)
+            yield from _from_frames(recordings.get(case), ledger, lists, case, split, frames, label, names)
         return
     for table in _segment_files(root):
-        yield from _from_segments(root, ledger, lists, table, label)
+        yield from _from_segments(recordings, ledger, lists, table, label)
 
 
 def _from_frames(
-    root: Path,
+    recording: Path | None,
     ledger: Ledger,
     lists: Path,
     case: str,
@@ -50,7 +53,7 @@ def _from_frames(
     label: Task,
     names: dict[int, str],
 ) -> Iterator[Clip]:
-    found = _video(root, case, lists)
+    found = _video(recording, case, lists)
     if found is None:
         ledger.lack("video or frames", case)
         return
@@ -62,9 +65,9 @@ def _from_frames(
         yield Clip(video=str(found[0]), start_s=start, end_s=end, case=case, split=split, labels=labels, meta=found[1])
 
 
-def _from_segments(root: Path, ledger: Ledger, lists: Path, table: Path, label: Task) -> Iterator[Clip]:
+def _from_segments(recordings: dict[str, Path], ledger: Ledger, lists: Path, table: Path, label: Task) -> Iterator[Clip]:
     case = table.name.split(".")[0]
-    found = _video(root, case, lists)
+    found = _video(recordings.get(case), case, lists)
     if found is None:
         ledger.lack("video or frames", case)
         return
@@ -82,7 +85,7 @@ def _from_segments(root: Path, ledger: Ledger, lists: Path, table: Path, label: 
 
 
 def _split_rows(root: Path, fold: str) -> Iterator[tuple[tuple[str, str], list[dict[str, Any]]]]:
-    for folder in sorted(root.rglob("labels_by70_splits/labels")):
+    for folder in _label_folders(root, "labels_by70_splits/labels"):
         for split in ("train", "val", "test"):
             # 1fps_100_K: the training rows at 100 % of the labels; other shares stand beside them.
             path = folder / split / (f"1fps_100_{fold}.pickle" if split == "train" else f"1fps_{fold}.pickle")
@@ -92,21 +95,43 @@ def _split_rows(root: Path, fold: str) -> Iterator[tuple[tuple[str, str], list[d
 
 
 def _segment_files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("labels_by70/*.mp4.json") if not is_junk(path))
+    return sorted(
+        path for folder in _label_folders(root, "labels_by70") for path in folder.glob("*.mp4.json") if not is_junk(path)
+    )
+
+
+def _label_folders(root: Path, name: str) -> list[Path]:
+    return sorted(
+        path for pattern in (f"labels/{name}", f"*/{name}", f"*/*/{name}", name) for path in root.glob(pattern) if path.is_dir()
+    )
 
 
 def _names(root: Path, label: Task) -> dict[int, str]:
     return {int(item["label_id"]): item["label_name"] for path in _segment_files(root) for item in read_json(path)[f"{label}s"]}
 
 
-def _video(root: Path, case: str, lists: Path) -> Found | None:
-    for path in sorted(root.rglob(f"{case}*")):
-        if is_video(path) and path.stem == case:
-            return path, {}
-        if path.is_dir() and path.name == case and lists not in path.parents:
-            # img1.jpg is second 0.
-            pictures = [(float(number - 1), picture) for number, picture in pictures_in(path)]
-            if pictures:
-                listed = write_frame_list(lists / f"{case}.txt", [(max(0.0, time), picture) for time, picture in pictures])
-                return listed.path, listed.meta
-    return None
+def _recordings(root: Path) -> dict[str, Path]:
+    """{BBP01: its video or folder of frames}. One walk, which does not go into the folders of a hundred thousand pictures."""
+    found: dict[str, Path] = {}
+    for folder, below, files in os.walk(root, followlinks=True):
+        for name in [name for name in below if _CASE.fullmatch(name)]:
+            found.setdefault(name, Path(folder) / name)
+        below[:] = sorted(name for name in below if not _CASE.fullmatch(name) and name != "__MACOSX")
+        for name in sorted(files):
+            path = Path(folder) / name
+            if _CASE.fullmatch(path.stem) and is_video(path):
+                found[path.stem] = path
+    return found
+
+
+def _video(found: Path | None, case: str, lists: Path) -> Found | None:
+    if found is None:
+        return None
+    if found.is_file():
+        return found, {}
+    # img1.jpg is second 0.
+    pictures = [(max(0.0, float(number - 1)), picture) for number, picture in pictures_in(found)]
+    if not pictures:
+        return None
+    listed = write_frame_list(lists / f"{case}.txt", pictures)
+    return listed.path, listed.meta

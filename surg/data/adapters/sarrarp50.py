@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"video_(\d+)")
 
 
 def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
-    for folder in sorted(path for path in root.rglob("video_*") if path.is_dir()):
+    for folder in sorted(path for pattern in ("video_*", "*/video_*") for path in root.glob(pattern) if path.is_dir()):
         found = _NUMBER.match(folder.name)
         if found is None:
             continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from surg.data.adapters.files import duration_s, is_junk, is_video, read_rows
+from surg.data.adapters.files import duration_s, read_rows, videos_under
 from surg.data.adapters.ledger import Ledger
 from surg.data.manifest import Clip
 from surg.errors import DataError
@@ -78,9 +78,7 @@ def read(
 def _parts(root: Path) -> dict[str, dict[int, Path]]:
     """{case: {part: video}}. A name without `case_NNN` is a case of its own, a name without `part` its part 1."""
     cases: dict[str, dict[int, Path]] = {}
-    for path in sorted(root.rglob("*")):
-        if not is_video(path) or is_junk(path.relative_to(root)):
-            continue
+    for path in videos_under(root):
         found, part = _CASE.search(path.stem), _PART.search(path.stem)
         case = f"case_{int(found[1]):03d}" if found else path.stem
         cases.setdefault(case, {})[int(part[1]) if part else 1] = path

@@ -21,6 +21,8 @@ class EndoscopicConfig(Config):
     """Grey blobs brighter than this are reflections of the lamp on wet tissue, unless an instrument surrounds them."""
     min_area: float = Field(0.004, gt=0, lt=1)
     """Smallest instrument, as a share of the picture."""
+    from_border: bool = True
+    """Keep only what reaches the border of the visible picture, as every instrument does; reflections, fat and smoke lie inside."""
     smooth_px: float = Field(0.8, ge=0)
     """Blur against chroma noise of the codec, in pixels at a short side of 224."""
 

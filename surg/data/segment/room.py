@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.segment.backdrop import backdrop
 from surg.data.segment.masks import Found, Frames, Mask
 
 
@@ -19,21 +20,13 @@ class RoomConfig(Config):
     """The least difference in grey levels, however quiet the picture."""
     shadow: float = Field(0.55, gt=0, le=1)
     """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
-    min_area: float = Field(0.002, gt=0, lt=1)
+    min_area: float = Field(0.003, gt=0, lt=1)
     """Smallest thing, as a share of the picture."""
-    refine: bool = True
-    """Let each thing grow to the edges of its colour (graph cut), so that the part of a body that rests is not lost."""
-
-
-def background(frames: Frames, most: int = 64) -> Frames:
-    """The picture without what moves: the median over the clip.  frames: (T, H, W, 3) with a resting camera."""
-    middle: Frames = np.median(frames[:: max(1, len(frames) // most)], axis=0).astype(np.uint8)
-    return middle
 
 
 def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None) -> list[Mask]:
     """Pixels of each frame that are not background: (H, W) each."""
-    behind = cv2.GaussianBlur(background(frames) if still is None else still, (0, 0), 1.0).astype(np.float32)
+    behind = cv2.GaussianBlur(backdrop(frames) if still is None else still, (0, 0), 1.0).astype(np.float32)
     masks = []
     for frame in frames:
         picture = cv2.GaussianBlur(frame, (0, 0), 1.0).astype(np.float32)
@@ -48,14 +41,7 @@ def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None
 def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
     """Everything that moves, on every frame."""
     masks = moving_parts(frames, config)
-    if config.refine:
-        masks = [refine(frame, mask) for frame, mask in zip(frames, masks)]
     return [[Found(part, "person", 1.0) for part in _parts(mask, config.min_area)] for mask in masks]
-
-
-def refine(frame: Frames, seed: Mask) -> Mask:
-    """Grow or shrink a mask to the colour edges around it."""
-    return seed
 
 
 def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], darkest: float) -> Mask:
@@ -79,5 +65,9 @@ def _clean(mask: Mask) -> Mask:
 
 
 def _parts(mask: Mask, min_area: float) -> list[Mask]:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return [labels == number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] >= min_area * mask.size]
+    """Connected parts, small gaps bridged: a head and legs on either side of a patch that looks like the wall are one person."""
+    radius = max(1, round(min(mask.shape) / 45))
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+    count, labels = cv2.connectedComponents(near, connectivity=8)
+    parts = [(labels == number) & mask for number in range(1, count)]
+    return [part for part in parts if part.sum() >= min_area * mask.size]

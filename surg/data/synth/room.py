@@ -186,7 +186,8 @@ def _export(
     spans = breach_spans(script, contacts, times)
     rows = []
     for index in chosen:
-        camera, masks = case.cameras[index], []
+        camera = case.cameras[index]
+        masks: list[Any] = []
         stem = name if item["cameras"] == 1 else f"{name}-{camera.name}"
         video, truth_path = out / "videos" / f"{stem}.mp4", out / "truth" / f"{stem}.npz"
         noise = generator(seed, "room noise", family, number, index)
@@ -197,7 +198,7 @@ def _export(
                 masks.append(frame.ids)
                 yield frame.picture
 
-        write_video(video, pictures(camera, noise, masks), FPS, crf=quality)
+        write_video(video, pictures(camera, noise, masks), FPS, crf=quality, threads=1)
         truth = truth_of(case, script, contacts, camera, times)
         if ids:
             truth["ids"] = np.stack(masks)

@@ -112,7 +112,7 @@ class Body:
         return vertices, np.einsum("vij,vj->vi", blended[:, :, :3], self.normals)
 
     def _chain(self, turns: dict[str, Doubles]) -> Doubles:
-        starts = self.heads.copy()
+        starts: Doubles = self.heads.copy()
         for index, parent in enumerate(self.rig.parents):
             if parent >= 0:
                 starts[index] = starts[parent] + turns[self.rig.names[parent]] @ (self.heads[index] - self.heads[parent])
@@ -150,4 +150,4 @@ def _between(start: Doubles, end: Doubles) -> Doubles:
     u, v = start / np.linalg.norm(start), end / np.linalg.norm(end)
     x, y, z = np.cross(u, v)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + cross + cross @ cross / (1 + u @ v + 1e-9)
+    return np.asarray(np.eye(3) + cross + cross @ cross / (1 + u @ v + 1e-9))

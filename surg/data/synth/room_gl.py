@@ -70,11 +70,17 @@ IDS_FRAGMENT = """#version 330
 uniform int instance; layout(location=0) out vec4 pixel; void main() { pixel = vec4(float(instance) / 255., 0, 0, 1); }"""
 
 
+def make_context() -> Any:
+    """An OpenGL context without a window. Raises whatever the driver raises where there is none."""
+    make: Any = moderngl.create_standalone_context
+    return make(backend="egl")
+
+
 class GlRenderer:
     """One room in one OpenGL context. `release` it: contexts are few."""
 
     def __init__(self, meshes: list[Mesh], size: int, *, sun: Any, lamp: Any, tint: Any, exposure: float) -> None:
-        self.context = context = moderngl.create_standalone_context(backend="egl")
+        self.context = context = make_context()
         self.name = str(context.info["GL_RENDERER"]).split(" ")[0]
         self.size = size
         self.light = light_matrix(sun)

@@ -48,7 +48,7 @@ class Mesh:
             vertices,
             vertex_normals(vertices, faces) if normals is None else np.array(normals, np.float32),
             np.broadcast_to(np.asarray(colour, np.float32), vertices.shape).copy(),
-            np.tile(np.float32([surface.rough, surface.metal, surface.bump, surface.grain]), (len(vertices), 1)),
+            np.tile(np.array([surface.rough, surface.metal, surface.bump, surface.grain], np.float32), (len(vertices), 1)),
             faces,
             instance,
         )
@@ -80,7 +80,9 @@ def merged(meshes: list[Mesh]) -> Mesh:
 
 
 def box(centre: Vector, size: Vector, colour: Any, surface: Surface = PAINT, instance: int = ROOM) -> Mesh:
-    corners, normals, faces = [], [], []
+    corners: list[Any] = []
+    normals: list[Any] = []
+    faces: list[list[int]] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             first = len(corners)

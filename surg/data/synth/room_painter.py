@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.synth.room_camera import Camera
-from surg.data.synth.room_mesh import Floats, Mesh
+from surg.data.synth.room_mesh import PERSON, Floats, Mesh
 
 Bytes = npt.NDArray[np.uint8]
 NEAREST = 0.12
 """Metres before the lens: nearer triangles are left out instead of cut."""
-LONGEST = 0.5
+LONGEST = 0.9
 """Metres: larger triangles are divided, so that sorting by their middles stays right."""
 
 
@@ -51,6 +51,10 @@ class Painter:
             flat = np.stack([seen[:, 0] / seen[:, 3] * 0.5 + 0.5, 0.5 - seen[:, 1] / seen[:, 3] * 0.5], 1) * self.size
             far, place = seen[mesh.faces, 3], flat[mesh.faces]
             inside = (far.min(1) > NEAREST) & (place.max(1) > 0).all(1) & (place.min(1) < self.size).all(1)
+            if mesh.instance >= PERSON:
+                # Bodies are closed: triangles that show their back are hidden anyway.
+                edge, other = place[:, 1] - place[:, 0], place[:, 2] - place[:, 0]
+                inside &= edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0] < 0
             faces = mesh.faces[inside]
             corners.append(place[inside])
             depths.append(far[inside].mean(1))

@@ -97,5 +97,6 @@ class _Skirt:
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
         vertices = self.mesh.vertices @ turn.T
         # Hips give way a little when the trunk bends.
-        vertices = vertices + np.float32([pose.x + 0.08 * pose.lean * -np.sin(pose.yaw), pose.y + 0.08 * pose.lean * c, 0])
+        place = [pose.x + 0.08 * pose.lean * -np.sin(pose.yaw), pose.y + 0.08 * pose.lean * c, 0]
+        vertices = vertices + np.array(place, np.float32)
         return vertices, self.mesh.normals @ turn.T

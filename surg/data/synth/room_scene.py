@@ -118,7 +118,7 @@ class RoomCase:
         grain: Any = None
         for time in times:
             self.bodies(script, float(time))
-            moved = replace(self.dish, vertices=self.dish.vertices + np.float32(script.item.at(float(time))))
+            moved = replace(self.dish, vertices=self.dish.vertices + np.array(script.item.at(float(time)), np.float32))
             renderer.update(first, moved)
             there = [person for person, actor in zip(self.people, script.cast) if actor is not None]
             for index, person in enumerate(there):
@@ -174,9 +174,9 @@ def choose_renderer(wanted: str) -> str:
     if wanted == "painter":
         return wanted
     try:
-        import moderngl
+        from surg.data.synth.room_gl import make_context
 
-        moderngl.create_standalone_context(backend="egl").release()
+        make_context().release()
     except Exception as error:
         # moderngl raises bare Exceptions, glcontext ImportErrors and OSErrors: whichever it is, there is no OpenGL here.
         if wanted == "gl":

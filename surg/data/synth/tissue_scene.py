@@ -49,7 +49,7 @@ class TissueCase:
         self.mirrored = bool(rng.random() < 0.5)
         self.lens = Lens.draw(rng, family, size)
         light_x, light_y = (size * (0.5 + rng.uniform(-0.14, 0.14, 2))).tolist()
-        self.warmth = np.float32((1.0, rng.uniform(0.93, 1.0), rng.uniform(0.84, 1.0)))
+        self.warmth = np.array((1.0, rng.uniform(0.93, 1.0), rng.uniform(0.84, 1.0)), np.float32)
         self.gloss = float(rng.uniform(0.25, 0.7))
         self.relief = float(rng.uniform(45, 75))
         y, x = np.mgrid[0:size, 0:size].astype(np.float32)
@@ -149,7 +149,7 @@ class TissueClip:
             away = -away
         reach = (REACH + 12 - (1 - depth) * DEPTH_TRAVEL) * unit
         angle = (swing - 0.42) * SWING_TRAVEL / REACH
-        return self.work_pivot + reach * (axis * np.cos(angle) + away * np.sin(angle))
+        return np.asarray(self.work_pivot + reach * (axis * np.cos(angle) + away * np.sin(angle)))
 
     def _tissue(self, camera: Doubles, hold_tip: Doubles, pull: float, work_tip: Doubles, depth: float) -> Floats:
         # Plain floats: numpy's own would turn every picture to float64.
@@ -161,7 +161,8 @@ class TissueClip:
         grasp = _bump(x, y, hold_tip, GRASP_WIDTH * unit)
         source_x = x - grasp * moved_x + offset_x
         source_y = y - grasp * moved_y + offset_y
-        seen = cv2.remap(case.surface, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        warped = cv2.remap(case.surface, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        seen: Floats = np.asarray(warped, np.float32)
         height = seen[..., 3] + (0.1 + 0.35 * pull) * grasp
         if depth > 0.6:
             height -= 0.25 * (depth - 0.6) * _bump(x, y, work_tip, 20 * unit)
@@ -184,14 +185,14 @@ class TissueClip:
 
     def _developed(self, picture: Floats, index: int) -> npt.NDArray[np.uint8]:
         if self.defocus:
-            picture = cv2.GaussianBlur(picture, (0, 0), self.defocus)
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), self.defocus), np.float32)
         dy, dx = self.shifts[index]
         size = self.case.size
-        picture = cv2.sqrt(np.maximum(picture * self.case.lens.mask, 0))
+        picture = np.sqrt(np.maximum(picture * self.case.lens.mask, 0))
         picture += self.grain[dy : dy + size, dx : dx + size]
         # A soft shoulder, as cameras have: highlights do not clip at once.
         picture = np.minimum(picture, 0.75 + 0.25 * picture / (picture + 0.25))
-        return cv2.convertScaleAbs(picture, alpha=255)
+        return np.asarray(cv2.convertScaleAbs(picture, alpha=255), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -262,11 +263,11 @@ def _drift(rng: np.random.Generator, frames: int, size: int) -> Doubles:
 
 
 def _through(camera: Doubles, point: Doubles) -> Doubles:
-    return camera[:, :2] @ point + camera[:, 2]
+    return np.asarray(camera[:, :2] @ point + camera[:, 2])
 
 
 def _heading(start: Doubles, end: Doubles) -> Doubles:
-    return (end - start) / np.hypot(*(end - start))
+    return np.asarray((end - start) / np.hypot(*(end - start)))
 
 
 def _turned(vector: Doubles, angle: float) -> Doubles:

@@ -62,7 +62,7 @@ def _stroke(rng: np.random.Generator, frames: int) -> Doubles:
     time = np.clip((np.linspace(0, 1, frames) - begin) / (end - begin), 0, 1)
     time = time ** np.exp(rng.normal(0, 0.35))
     ease = rng.uniform(0, 1)
-    return start + TRAVEL * ((1 - ease) * time + ease * time * time * (3 - 2 * time))
+    return np.asarray(start + TRAVEL * ((1 - ease) * time + ease * time * time * (3 - 2 * time)))
 
 
 def _wander(rng: np.random.Generator, frames: int) -> Doubles:

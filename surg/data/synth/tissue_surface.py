@@ -66,16 +66,16 @@ def make_surface(rng: np.random.Generator, family: str, size: int, *, blood: boo
     colour = colour * (0.72 + 0.5 * fractal(rng, size, 5, grain * 3, 0.65)[..., None])
     vessels = _vessels(rng, size)
     veil = cv2.GaussianBlur(vessels, (0, 0), size / 260)[..., None] * rng.uniform(0.45, 0.75)
-    colour = colour * (1 - veil) + veil * np.float32(palette.vessel)
+    colour = colour * (1 - veil) + veil * np.array(palette.vessel, np.float32)
     height = height + 0.05 * cv2.GaussianBlur(vessels, (0, 0), size / 160)
     if incision:
         cut = _incision(rng, size)
-        colour = colour * (1 - cut[..., None]) + cut[..., None] * np.float32((0.22, 0.01, 0.015))
+        colour = colour * (1 - cut[..., None]) + cut[..., None] * np.array((0.22, 0.01, 0.015), np.float32)
         height = height - 0.12 * cv2.GaussianBlur(cut, (0, 0), size / 130)
     if blood:
         pools = fractal(rng, size, 4, 3, 0.45)
         pool = _smoothstep((pools - np.quantile(pools, 1 - rng.uniform(0.08, 0.25))) * 14)
-        colour = colour * (1 - 0.85 * pool[..., None]) + 0.85 * pool[..., None] * np.float32((0.30, 0.012, 0.015))
+        colour = colour * (1 - 0.85 * pool[..., None]) + 0.85 * pool[..., None] * np.array((0.30, 0.012, 0.015), np.float32)
         height = height * (1 - 0.75 * pool) + 0.75 * pool * height.mean()
     height = cv2.GaussianBlur(height, (0, 0), size / 240)
     return np.ascontiguousarray(np.dstack([colour, height]), np.float32)
@@ -105,13 +105,13 @@ def _incision(rng: np.random.Generator, size: int) -> Floats:
     bow = rng.normal(0, 0.15) * half * (1 - (along / half) ** 2)
     x = middle[0] + along * np.cos(heading) - bow * np.sin(heading)
     y = middle[1] + along * np.sin(heading) + bow * np.cos(heading)
-    cv2.polylines(canvas, [np.int32(np.stack([x, y], 1) * 16)], False, 1.0, max(2, size // 90), cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(np.clip(canvas, 0, 1), (0, 0), size / 320)
+    cv2.polylines(canvas, [(np.stack([x, y], 1) * 16).astype(np.int32)], False, 1.0, max(2, size // 90), cv2.LINE_AA, 4)
+    return np.asarray(cv2.GaussianBlur(np.clip(canvas, 0, 1), (0, 0), size / 320), np.float32)
 
 
 def _between(rng: np.random.Generator, ends: tuple[Colour, Colour]) -> Floats:
-    low, high = np.float32(ends[0]), np.float32(ends[1])
-    return low + (high - low) * rng.random(3).astype(np.float32)
+    low, high = np.array(ends, np.float32)
+    return np.asarray(low + (high - low) * rng.random(3).astype(np.float32))
 
 
 def _smoothstep(value: Floats) -> Floats:

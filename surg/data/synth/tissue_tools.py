@@ -59,8 +59,8 @@ def paint_tool(
     neck = tip - axis * shape["length"] * unit
     wrist = neck - axis * 16 * unit
     half = tool.width * unit
-    steel = np.float32(FINISHES["a"]["steel"][0]) * 1.5
-    body = np.float32(tool.colour)
+    steel = np.array(FINISHES["a"]["steel"][0], np.float32) * 1.5
+    body = np.array(tool.colour, np.float32)
     # From far to near: the jaw behind, the shaft, the wrist, the jaw in front.
     angle = CLOSED + (OPEN - CLOSED) * jaw
     _part(picture, ids, number, _jaw(neck, axis, shape, -angle, unit), neck, side, half * 0.6, steel * 0.75, tool)
@@ -77,7 +77,7 @@ def tool_shadow(size: int, ends: list[tuple[Doubles, Doubles, float]]) -> Floats
     small = size // 4
     canvas: Floats = np.zeros((small, small), np.float32)
     for start, end, width in ends:
-        first, last = np.int32(start * 16 / 4), np.int32(end * 16 / 4)
+        first, last = (start * 4).astype(np.int32), (end * 4).astype(np.int32)
         cv2.line(
             canvas, (int(first[0]), int(first[1])), (int(last[0]), int(last[1])), 1.0, max(1, int(width / 2)), cv2.LINE_AA, 4
         )
@@ -116,9 +116,9 @@ def _part(
     if (high <= low).any():
         return
     cover = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
-    cv2.fillPoly(cover, [np.int32(np.round((outline - low) * 16))], 255, cv2.LINE_AA, 4)
+    cv2.fillPoly(cover, [np.round((outline - low) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     y, x = np.ogrid[low[1] : high[1], low[0] : high[0]]
-    across = np.float32((x - origin[0]) * (side[0] / half)) + np.float32((y - origin[1]) * (side[1] / half))
+    across = ((x - origin[0]) * (side[0] / half)).astype(np.float32) + ((y - origin[1]) * (side[1] / half)).astype(np.float32)
     round_shade = np.sqrt(np.clip(1 - 0.9 * across * across, 0.03, 1))
     light = 0.35 + 0.9 * round_shade
     shine = tool.gloss * np.exp(-(((across - tool.phase) / 0.16) ** 2))

@@ -120,7 +120,7 @@ class Guardian:
                 raise StartFailed(
                     f"tritonserver ended with status {self.server.returncode if self.server else '?'} before it was ready"
                 )
-            if self._status("/v2/health/ready") == 200:
+            if self._status("/v2/health/ready") == 200 and self._status("/metrics", port=2) == 200:
                 if self._answers():
                     return
                 raise StartFailed("tritonserver says it is ready, but a synthetic inference did not come back with data")
@@ -232,8 +232,8 @@ class Guardian:
         finally:
             connection.close()
 
-    def _status(self, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[0], timeout=2)
+    def _status(self, path: str, port: int = 0) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=2)
         try:
             connection.request("GET", path, headers={"Connection": "close"})
             return connection.getresponse().status

@@ -112,6 +112,14 @@ def test_folders_are_splits_and_classes(videos: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_folders_that_are_links_are_followed(videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "train").symlink_to(videos / "train")
+    (videos / "train/suture/back").symlink_to(videos / "train")
+    assert len(folder(root, tmp_path)) == 2
+
+
 def test_folders_need_be_no_classes(videos: Path, tmp_path: Path) -> None:
     assert all(clip.labels == {} for clip in folder(videos, tmp_path, labels="none"))
 

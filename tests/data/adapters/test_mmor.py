@@ -71,6 +71,15 @@ def test_cameras_of_one_take_share_the_case_and_the_clock(root: Path, tmp_path: 
     assert {(clip.case, clip.start_s, clip.end_s) for clip in found} == {("mmor/001_PKA", 0.0, 8.0)}
 
 
+def test_a_room_need_not_have_all_cameras_of_a_group_but_those_named(root: Path, tmp_path: Path) -> None:
+    ledger = Ledger()
+    list(adapter("mmor").read(root, lists=tmp_path, label="take", ledger=ledger))
+    assert not ledger.lacks
+    assert ("camera that a take does not have", "001_PKA azure3") in ledger.left_out
+    with pytest.raises(DataError, match="001_PKA azure3"):
+        list(adapter("mmor").read(root, lists=tmp_path, label="take", cameras="azure1,azure3"))
+
+
 def test_an_unknown_camera_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="trackercam"):
         clips(root, tmp_path, cameras="ceiling")

@@ -43,7 +43,9 @@ def test_the_public_sample_can_be_the_test_split(root: Path) -> None:
 
 
 def test_files_that_a_mac_left_are_no_videos(root: Path) -> None:
-    assert not any("__MACOSX" in clip.video or "/._" in clip.video for clip in clips(root))
+    ledger = Ledger()
+    assert not any("__MACOSX" in clip.video or "/._" in clip.video for clip in clips(root, ledger=ledger))
+    assert not ledger.lacks
 
 
 def test_part_numbers_are_read_as_1_and_as_1_point_0(root: Path) -> None:

@@ -59,7 +59,8 @@ def surgvu(root: Path) -> Path:
     for part, seconds in ((1, 8), (2, 6)):
         video(root / f"surgvu24/case_001/case_001_video_part_{part:03d}.mp4", seconds)
     video(root / "surgvu24/case_125/case_125_video_part_001.mp4", 4)
-    text(root / "surgvu24/__MACOSX/case_001/._case_001_video_part_001.mp4", ["junk"])
+    text(root / "surgvu24/__MACOSX/case_002/._case_002_video_part_001.mp4", ["junk"])
+    text(root / "surgvu24/case_001/._case_001_video_part_003.mp4", ["junk"])
     tasks = [
         TASKS_HEADER,
         "0,1,1.0,1,3.5,Suturing",

@@ -1,0 +1,56 @@
+"""Zone-conditioned breach scores on real video with intervals marked by hand (tests/real/*.json on Debian's opencv-doc clips).
+
+No operating room is in these clips: hands, a box, walkers enter a polygon. Reported as it is, beside motion within the zone.
+    python benchmarks/eval_real_video.py CHECKPOINT [--backend triton] [--videos FOLDER]
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from surg.eval.backends import open_backend
+from surg.eval.real import build_manifest
+from surg.eval.report import markdown
+from surg.eval.runs import judge_sterility
+from surg.eval.sterility import SterilityConfig
+from surg.eval.takes import WatchConfig
+from surg.runs import describe_environment, write_json, write_text
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--backend", default="triton", choices=("triton", "onnx", "torch"))
+    parser.add_argument("--videos", type=Path, default=Path("/usr/share/doc/opencv-doc"))
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = build_manifest(
+            HERE.parent.joinpath("tests/real").glob("*.json"), [options.videos], Path(scratch) / "m.parquet"
+        )
+        config = SterilityConfig(watch=WatchConfig(stride_s=0.5))
+        with open_backend(options.backend, checkpoint=options.checkpoint) as backend:
+            result = judge_sterility(backend, manifest, Path(scratch), config)
+            result.evidence |= backend.finish()
+    result.plots.clear()  # pictures stay out of the repository
+    result.title = "Real video with intervals marked by hand"
+    stem = f"eval_real_video_xeon-2core_{time.strftime('%Y-%m')}"
+    command = "python benchmarks/eval_real_video.py " + " ".join(Path(arg).name for arg in sys.argv[1:])
+    numbers = {name: {"value": m.value, "low": m.low, "high": m.high} for name, m in result.metrics.items()}
+    environment = describe_environment(seed=0, data_fingerprint=result.evidence.get("data_fingerprint"))
+    write_json(
+        options.out / f"{stem}.json",
+        {"command": command, "headline": result.headline, "metrics": numbers, "environment": environment},
+    )
+    write_text(options.out / f"{stem}.md", markdown([result], result.title))
+    print(result.headline)
+    for table in result.tables:
+        print(table.title, *table.rows, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()

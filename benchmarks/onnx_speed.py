@@ -1,0 +1,131 @@
+"""The exported tiny encoder under onnxruntime against transformers' VJEPA2Model of the same size (sdpa and eager), one process,
+calls in turns, ratios of medians.
+
+    python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_xeon-2core_2026-11.json [--threads 2] [--size 112] [--batch 2]
+
+`--cpu-time` counts this process's processor time with one thread instead of the clock: for a machine that others use too.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers import VJEPA2Config, VJEPA2Model
+
+from surg.data.preprocess import PreprocessSpec
+from surg.model import zoo
+from surg.model.bundle import load_bundle, save_bundle
+from surg.model.encoder import build_encoder
+from surg.runs import describe_environment, write_json
+from surg.serving.models import ServedConfig, prepare
+from surg.serving.onnx import export_onnx
+from surg.serving.parity import sample_clips
+
+
+def theirs(size: int, attention: str) -> VJEPA2Model:
+    config = VJEPA2Config(
+        patch_size=16, crop_size=size, frames_per_clip=16, tubelet_size=2, hidden_size=192, num_attention_heads=3,
+        num_hidden_layers=12, mlp_ratio=4.0, attn_implementation=attention,
+    )  # fmt: skip
+    return VJEPA2Model(config).eval()
+
+
+def ours(folder: Path, size: int) -> tuple[dict[str, Path], torch.nn.Module, PreprocessSpec]:
+    torch.manual_seed(0)
+    spec = PreprocessSpec(size=size)
+    path = folder / "bundle.safetensors"
+    save_bundle(path, {"encoder": build_encoder(zoo.encoder_config("tiny"))}, {}, {"preprocess": spec.model_dump(mode="json")})
+    bundle = load_bundle(path)
+    ready = prepare(bundle, ServedConfig())
+    files = {}
+    for precision in ("fp32", "int8"):
+        files[precision] = folder / f"{precision}.onnx"
+        export_onnx(
+            prepare(bundle, ServedConfig()).modules["surg_clip"], ready.contract.model("surg_clip"), files[precision], precision
+        )
+    assert bundle.encoder is not None
+    return files, bundle.encoder, spec
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--size", type=int, default=112)
+    options.add_argument("--batch", type=int, default=2)
+    options.add_argument("--rounds", type=int, default=25)
+    options.add_argument("--cpu-time", action="store_true")
+    arguments = options.parse_args()
+    threads = 1 if arguments.cpu_time else arguments.threads
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        files, encoder, spec = ours(Path(scratch), arguments.size)
+        samples = list(sample_clips(arguments.batch, spec, 0))
+        frames = np.stack([sample[0] for sample in samples])
+        zone = np.stack([sample[1] for sample in samples])
+        clip = torch.randn(arguments.batch, 16, 3, arguments.size, arguments.size)
+        mine = clip.transpose(1, 2).contiguous()
+        calls: dict[str, Callable[[], object]] = {}
+        for attention in ("sdpa", "eager"):
+            model = theirs(arguments.size, attention)
+            calls[f"transformers {attention}"] = lambda model=model: model(clip, skip_predictor=True)
+        calls["surg in torch"] = lambda: encoder(mine)
+        embeddings = {}
+        for precision, path in files.items():
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            feed = {"frames": frames, "zone": zone}
+            embeddings[precision] = session.run(["embedding"], feed)[0]
+            calls[f"onnxruntime {precision}"] = lambda session=session, feed=feed: session.run(None, feed)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        with torch.inference_mode():
+            for index in range(arguments.rounds + 2):
+                for name, call in calls.items():
+                    start = clock()
+                    call()
+                    if index >= 2:
+                        times[name].append(clock() - start)
+    base = statistics.median(times["transformers sdpa"])
+    eager = statistics.median(times["transformers eager"])
+    rows = [
+        {
+            "kind": name,
+            "ms_per_clip": round(1e3 * statistics.median(values) / arguments.batch, 2),
+            "x_sdpa": round(base / statistics.median(values), 2),
+            "x_eager": round(eager / statistics.median(values), 2),
+        }
+        for name, values in times.items()
+    ]
+    a, b = embeddings["fp32"], embeddings["int8"]
+    cosine = float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+    result = {
+        "what": f"tiny encoder, {arguments.batch} clips of 16 x {arguments.size} x {arguments.size}, {threads} thread(s), "
+        + ("processor time" if arguments.cpu_time else "wall time")
+        + ", calls in turns, medians",
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": describe_environment(seed=0, data_fingerprint=None),
+        "rounds": arguments.rounds,
+        "int8_cosine_to_fp32": cosine,
+        "rows": rows,
+    }
+    write_json(arguments.out, result)
+    lines = [result["what"], "", "| kind | ms/clip | x sdpa | x eager |", "|---|---|---|---|"]
+    lines += [f"| {row['kind']} | {row['ms_per_clip']} | {row['x_sdpa']} | {row['x_eager']} |" for row in rows]
+    lines += ["", f"int8 (dynamic, random weights): smallest cosine of the embedding to fp32 {cosine:.5f}"]
+    arguments.out.with_suffix(".md").write_text("\n".join(str(line) for line in lines) + "\n")
+    print("\n".join(str(line) for line in lines))
+    print(json.dumps({row["kind"]: row["x_sdpa"] for row in rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Where a benchmark's figures go: benchmarks/<what>_<hardware>_<yyyy-mm>.json, with command, commit, versions and date."""
+
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from surg.runs import describe_environment, write_json
+
+
+def hardware() -> str:
+    """A short name of this machine's processor, for example xeon-2core."""
+    try:
+        text = Path("/proc/cpuinfo").read_text().lower()
+    except OSError:
+        text = ""
+    family = next((name for name in ("xeon", "epyc", "ryzen", "core(tm)") if name in text), "cpu").removesuffix("(tm)")
+    return f"{family}-{os.cpu_count()}core"
+
+
+def write_result(what: str, results: dict[str, Any]) -> Path:
+    now = datetime.now(UTC)
+    path = Path(__file__).parent / f"{what}_{hardware()}_{now:%Y-%m}.json"
+    write_json(
+        path,
+        {
+            "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            "date": f"{now:%Y-%m-%d}",
+            "environment": describe_environment(seed=0, data_fingerprint=None),
+            "results": results,
+        },
+    )
+    return path

@@ -1,0 +1,306 @@
+"""`surg eval`: judge models through the server that would serve them; write numbers, pictures and one report."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from surg.eval.results import Result
+
+app = typer.Typer(
+    help="Judge models through the server: probe-action, sterility, world-model, retrieval, parity; compare and report.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class BackendChoice(StrEnum):
+    triton = "triton"
+    onnx = "onnx"
+    torch = "torch"
+    tensorrt = "tensorrt"
+
+
+Checkpoint = Annotated[Path | None, typer.Option(help="Run folder or .safetensors; exported and served for the purpose.")]
+Server = Annotated[str | None, typer.Option(help="Address of a running server: HOST:8001, or http://HOST:8000.")]
+Repository = Annotated[Path | None, typer.Option(help="Repository made by surg export.")]
+BackendOption = Annotated[BackendChoice, typer.Option(help="What runs the model.")]
+Out = Annotated[Path, typer.Option(help="Folder for result.json, report.md, report.html and plots/.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, for example --set probe.epochs=10.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")]
+Data = Annotated[Path, typer.Option("--data", "--test-data", help="Manifest.")]
+Resume = Annotated[bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")]
+
+
+@app.command("probe-action")
+def probe_action(
+    data: Data,
+    out: Out = Path("runs/probe-action"),
+    checkpoint: Annotated[list[str] | None, typer.Option(help="NAME=RUN, once per arm; the first is the reference.")] = None,
+    server: Server = None,
+    repository: Repository = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also-test", help="NAME=MANIFEST: a further test set, such as an unseen appearance.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Label to be told.")] = "action",
+    backend: BackendOption = BackendChoice.triton,
+    set_: Settings = None,
+    json_: Json = False,
+) -> None:
+    """Frozen features, three readers, every baseline beside them: the yardstick for all arms."""
+    _probe("probe-action", data, out, checkpoint, server, repository, also, {"label": label}, backend, set_, json_)
+
+
+@app.command()
+def classify(
+    data: Data,
+    out: Out = Path("runs/classify"),
+    checkpoint: Annotated[list[str] | None, typer.Option(help="NAME=RUN, once per arm.")] = None,
+    server: Server = None,
+    repository: Repository = None,
+    label: Annotated[str, typer.Option(help="Label to be told.")] = "label",
+    segments: Annotated[int, typer.Option(min=1, help="Windows per clip: SSv2 2, K400 8, Diving48 4.")] = 2,
+    views: Annotated[int, typer.Option(min=1, help="Square crops per window.")] = 3,
+    backend: BackendOption = BackendChoice.triton,
+    set_: Settings = None,
+    json_: Json = False,
+) -> None:
+    """UCF101, HMDB51, K400, SSv2 and the like: segments x views, attentive probe, top-1 and top-5."""
+    features = {"level": "tokens", "segments": segments, "views": views}
+    defaults: dict[str, Any] = {"label": label, "features": features, "baselines": ["majority"]}
+    _probe("classify", data, out, checkpoint, server, repository, None, defaults, backend, set_, json_)
+
+
+@app.command()
+def sterility(
+    data: Data,
+    out: Out = Path("runs/sterility"),
+    checkpoint: Checkpoint = None,
+    server: Server = None,
+    repository: Repository = None,
+    backend: BackendOption = BackendChoice.triton,
+    set_: Settings = None,
+    resume: Resume = True,
+    json_: Json = False,
+) -> None:
+    """Breaches over whole takes and over clips: found, how late, at how many false alarms."""
+    from surg.config import load_config
+    from surg.data.manifest import Manifest
+    from surg.eval.runs import judge_sterility
+    from surg.eval.sterility import SterilityConfig
+
+    config = load_config(SterilityConfig, {}, overrides=set_ or [])
+    with _open(backend, server, checkpoint, repository) as opened:
+        result = judge_sterility(opened, Manifest.read(data), out, config, resume=resume)
+        result.evidence |= opened.finish()
+    _finish([result], out, json_, config.seed)
+
+
+@app.command("world-model")
+def world_model(
+    data: Data,
+    out: Out = Path("runs/world-model"),
+    checkpoint: Checkpoint = None,
+    server: Server = None,
+    repository: Repository = None,
+    backend: BackendOption = BackendChoice.triton,
+    set_: Settings = None,
+    json_: Json = False,
+) -> None:
+    """Future latents against copying the last and against the mean; drift, arrow of time, rank."""
+    from surg.config import load_config
+    from surg.data.manifest import Manifest
+    from surg.eval.runs import judge_world
+    from surg.eval.world_model import WorldConfig
+
+    config = load_config(WorldConfig, {}, overrides=set_ or [])
+    with _open(backend, server, checkpoint, repository) as opened:
+        result = judge_world(opened, Manifest.read(data), out, config)
+        result.evidence |= opened.finish()
+    _finish([result], out, json_, config.seed)
+
+
+@app.command()
+def retrieval(
+    features: Annotated[Path, typer.Argument(help="Table made by surg embed.")],
+    out: Out = Path("runs/retrieval"),
+    label: Annotated[str, typer.Option(help="Label that says what is relevant.")] = "action",
+    second: Annotated[
+        Path | None, typer.Option(help="Table of the same clips by another model: how far do the rankings agree?")
+    ] = None,
+    set_: Settings = None,
+    json_: Json = False,
+) -> None:
+    """Do neighbours of other cases show the same? top-1, mAP, nDCG, cycle, overlap."""
+    from surg.config import load_config
+    from surg.eval.features import read_features
+    from surg.eval.retrieval import RetrievalConfig, evaluate
+
+    config = load_config(RetrievalConfig, {"label": label}, overrides=set_ or [])
+    result = evaluate(read_features(features), config, out, read_features(second) if second else None)
+    _finish([result], out, json_, 0)
+
+
+@app.command()
+def parity(
+    data: Data,
+    out: Out = Path("runs/parity"),
+    checkpoint: Checkpoint = None,
+    server: Server = None,
+    repository: Repository = None,
+    backend: Annotated[
+        list[BackendChoice] | None, typer.Option(help="Backends, the first is the truth; torch, onnx and triton when left out.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Clips of the manifest.")] = 16,
+    tolerance: Annotated[float, typer.Option(help="A larger difference fails.")] = 1e-3,
+    json_: Json = False,
+) -> None:
+    """torch, ONNX and the server on the same clips: cosine, largest difference, flipped decisions, milliseconds."""
+    from surg.data.manifest import Manifest
+    from surg.errors import CheckFailed
+    from surg.eval.parity import compare as compare_backends
+
+    names: list[Any] = [choice.value for choice in backend or [BackendChoice.torch, BackendChoice.onnx, BackendChoice.triton]]
+    result = compare_backends(
+        names, Manifest.read(data), checkpoint=checkpoint, repository=repository, server=server, clips=clips
+    )
+    _finish([result], out, json_, 0)
+    worst = max(metric.value for name, metric in result.metrics.items() if name.endswith("max_abs"))
+    if worst > tolerance:
+        raise CheckFailed(f"The backends differ by {worst:.2e}; allowed is {tolerance:g}. The table is in {out}/report.md.")
+
+
+@app.command("all")
+def everything(
+    out: Out = Path("runs/eval"),
+    checkpoint: Checkpoint = None,
+    server: Server = None,
+    tissue: Annotated[Path | None, typer.Option(help="Manifest with action labels; simulated when left out.")] = None,
+    room: Annotated[Path | None, typer.Option(help="Manifest with breach labels; simulated when left out.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Stored numbers; exit 1 when one got worse.")] = None,
+    clips: Annotated[int, typer.Option(min=24, help="Clips simulated of each kind where no manifest is given.")] = 96,
+    backend: BackendOption = BackendChoice.triton,
+    quick: Annotated[bool, typer.Option("--quick/--full", help="A short probe, or the whole sweep.")] = True,
+    json_: Json = False,
+) -> None:
+    """Everything at once through one server, one report: what `make eval` runs."""
+    from surg.eval.suite import SuiteConfig, run_suite
+
+    config = SuiteConfig(clips=clips, quick=quick)
+    with _open(backend, server, checkpoint, None) as opened:
+        results = run_suite(opened, out, config, tissue=tissue, room=room)
+        proof = opened.finish()
+    for result in results:
+        result.evidence |= proof
+    _finish(results, out, json_, config.seed)
+    if baseline:
+        _check(results, baseline)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations of one kind; the first is the reference.")],
+    out: Out = Path("runs/compare"),
+    json_: Json = False,
+) -> None:
+    """The table of arms, with paired differences where the runs predicted the same clips."""
+    from surg.eval.compare import compare as compare_runs
+
+    _finish([compare_runs(runs, out)], out, json_, 0)
+
+
+@app.command()
+def check(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations.")],
+    baseline: Annotated[Path | None, typer.Option(help="Stored numbers to hold them against.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Store these runs' numbers as the baseline instead.")] = None,
+    tolerance: Annotated[float, typer.Option(help="How much worse a number may be, for --write.")] = 0.03,
+    only: Annotated[list[str] | None, typer.Option(help="Store only metrics whose name holds this word.")] = None,
+) -> None:
+    """Exit 1 when a number got worse than the stored baseline."""
+    from surg.errors import ConfigError
+    from surg.eval.regression import write_baseline
+    from surg.eval.results import Result
+
+    results = [Result.read(path) for run in runs for path in sorted(run.glob("**/result.json"))]
+    if write:
+        count = write_baseline(results, write, tolerance, only or [])
+        typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {write}")
+        return
+    if baseline is None:
+        raise ConfigError("Give --baseline FILE to check against, or --write FILE to make one.")
+    _check(results, baseline)
+
+
+def _check(results: "list[Result]", baseline: Path) -> None:
+    from surg.errors import CheckFailed
+    from surg.eval.regression import check as check_results
+
+    verdicts = check_results(results, baseline)
+    for verdict in verdicts:
+        typer.echo(str(verdict))
+    worse = [verdict for verdict in verdicts if not verdict.ok]
+    if worse:
+        raise CheckFailed(
+            f"{len(worse)} of {len(verdicts)} numbers got worse than {baseline}: {', '.join(verdict.name for verdict in worse)}"
+        )
+
+
+def _probe(
+    kind: str, data: Path, out: Path, checkpoints: list[str] | None, server: str | None, repository: Path | None,
+    also: list[str] | None, defaults: dict[str, Any], backend: BackendChoice, overrides: list[str] | None, json_: bool,
+) -> None:  # fmt: skip
+    from surg.config import load_config
+    from surg.data.manifest import Manifest
+    from surg.eval.probe_action import Arm, ProbeActionConfig
+    from surg.eval.runs import judge_probe
+
+    config = load_config(ProbeActionConfig, defaults, overrides=overrides or [])
+    arms = [Arm(name, Path(path)) for name, path in _named(checkpoints, "model")]
+    if not arms:
+        arms = [Arm("model", None, repository, server)]
+    tests = {name: Manifest.read(path) for name, path in _named(also, "other")}
+    result = judge_probe(kind, arms, Manifest.read(data), tests, config, out, backend.value)
+    _finish([result], out, json_, config.seed)
+
+
+def _named(entries: list[str] | None, fallback: str) -> list[tuple[str, str]]:
+    pairs = []
+    for number, entry in enumerate(entries or []):
+        name, equals, path = entry.partition("=")
+        pairs.append((name, path) if equals else (fallback if number == 0 else f"{fallback}{number + 1}", entry))
+    return pairs
+
+
+def _open(backend: BackendChoice, server: str | None, checkpoint: Path | None, repository: Path | None) -> Any:
+    from surg.eval.backends import open_backend
+
+    return open_backend(backend.value, server=server, checkpoint=checkpoint, repository=repository)
+
+
+def _finish(results: "list[Result]", out: Path, json_: bool, seed: int) -> None:
+    """Write what there is to write, say where it lies and what to do next."""
+    import json
+
+    from surg.eval.report import write_report
+    from surg.runs import describe_environment, write_json
+
+    for result in results:
+        result.write(out if len(results) == 1 else out / result.kind)
+    write_json(
+        out / "environment.json", describe_environment(seed=seed, data_fingerprint=results[0].evidence.get("data_fingerprint"))
+    )
+    report = write_report(results, out, title=results[0].title if len(results) == 1 else "Evaluation")
+    if json_:
+        typer.echo(
+            json.dumps({result.kind: {name: metric.value for name, metric in result.metrics.items()} for result in results})
+        )
+        return
+    for result in results:
+        typer.echo(f"{result.title}: {result.headline}")
+        for warning in result.warnings:
+            typer.echo(f"  beware: {warning}", err=True)
+    typer.echo(f"Wrote {report}")
+    typer.echo(f"Next: open it in a browser, or hold it against another run: surg eval compare {out} RUN")

@@ -1,0 +1,96 @@
+"""One call per evaluation: from an open backend and a manifest to a result, protocol in words included."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from surg.data.manifest import Manifest
+from surg.errors import DataError
+from surg.eval import world_model
+from surg.eval.backends import Backend, BackendName
+from surg.eval.features import FeatureConfig, embed_manifest
+from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action
+from surg.eval.probe_report import summarise as summarise_probe
+from surg.eval.results import Result
+from surg.eval.retrieval import RetrievalConfig, evaluate
+from surg.eval.sterility import SterilityConfig, score_sets
+from surg.eval.sterility_report import summarise as summarise_sterility
+
+
+def judge_probe(
+    kind: str,
+    arms: Sequence[Arm],
+    data: Manifest,
+    tests: Mapping[str, Manifest],
+    config: ProbeActionConfig,
+    folder: Path,
+    backend: BackendName,
+) -> Result:
+    outcome = probe_action(arms, data, tests, config, folder, backend)
+    features, probe = config.features, config.probe
+    trials = len(probe.lr) * len(probe.weight_decay)
+    protocol = [
+        f"Label `{config.label}`, {len(outcome.classes)} classes: {', '.join(outcome.classes)}. Splits are by case.",
+        f"Encoders frozen. Features: {features.level}, {features.segments} window(s) and {features.views} view(s) a clip"
+        + (f", tokens averaged over {features.pool} x {features.pool} patches." if features.pool > 1 else "."),
+        (
+            f"Attentive probe of depth {probe.depth}, {probe.epochs} epochs, AdamW, cosine to 0; {trials} settings of learning rate and weight decay "
+            f"({f'{probe.sweep_epochs} epochs each' if probe.sweep_epochs else 'each in full'}), the best on val kept; {probe.seeds} seed(s)."
+        ),
+        "Single-frame, shuffled-frame and random-weight baselines are read by the same probe with the setting that the first arm chose on val.",
+    ]
+    return summarise_probe(outcome, config, [arm.name for arm in arms], folder, protocol, kind)
+
+
+def judge_sterility(
+    backend: Backend, manifest: Manifest, folder: Path, config: SterilityConfig, *, resume: bool = True
+) -> Result:
+    contract = backend.client.contract
+    if any(take.zone is None for take in _zones(manifest)):
+        zones = "Takes without a zone are seen whole."
+    else:
+        zones = "Every take is cropped around its zone."
+    sets = score_sets(backend, manifest, folder, config, resume=resume)
+    test = sets["test"]
+    protocol = [
+        (
+            f"{len(test)} test takes of {len({take.truth.case for take in test})} cases, {sum(take.truth.seconds for take in test) / 60:.1f} minutes, "
+            f"{sum(len(take.truth.events) for take in test)} breaches; a window every {config.watch.stride_s:g} s. {zones}"
+        ),
+        (
+            f"An alarm begins at the threshold, ends below {config.hold:g} of it, alarms within {config.merge_s:g} s are one. It counts for an event when it "
+            f"begins at most {config.before_s:g} s before it (plus the horizon, for warnings) and {config.after_s:g} s after its end."
+        ),
+        "The prediction for time t uses frames up to t. The truth for a horizon h is a breach at some moment from t to t + h.",
+    ]
+    result = summarise_sterility(sets, contract.horizons_s, contract.thresholds.get("breach"), config, folder, protocol)
+    result.evidence["data_fingerprint"] = manifest.fingerprint
+    return result
+
+
+def judge_world(backend: Backend, manifest: Manifest, folder: Path, config: world_model.WorldConfig) -> Result:
+    found = world_model.foresee(backend, manifest, config)
+    spec = backend.spec
+    tokens = backend.client.contract.model("surg_encoder").output("tokens").shape[0]
+    step_s = spec.num_frames * (spec.size // spec.patch_size) ** 2 / tokens / spec.fps
+    result = world_model.judge(found, step_s, folder)
+    result.protocol = [
+        (
+            f"{len(found.cases)} clips of {len(set(found.cases.tolist()))} cases; {spec.num_frames} frames at {spec.fps:g} fps are seen, "
+            f"{found.predicted.shape[1]} tubelets of {step_s:.2f} s are foreseen."
+        ),
+        "Truth is the same encoder on the clip that ends where the horizon ends, layer-normed as in training.",
+    ]
+    result.evidence["data_fingerprint"] = manifest.fingerprint
+    return result
+
+
+def judge_retrieval(backend: Backend, manifest: Manifest, folder: Path, config: RetrievalConfig) -> Result:
+    features = embed_manifest(backend, manifest, folder / "features" / "pooled.parquet", FeatureConfig())
+    return evaluate(features, config, folder)
+
+
+def _zones(manifest: Manifest) -> Manifest:
+    chosen = manifest.select(where=lambda clip: "breach" in clip.labels)
+    if not len(chosen):
+        raise DataError(f"No clip of {manifest.path} carries the label `breach` (0 or 1); sterility cannot be judged on it.")
+    return chosen

@@ -1,0 +1,195 @@
+"""Sterility breaches over takes and clips: are they found, how late, at how many false alarms, and better than what?
+
+Thresholds are chosen on val and nowhere else. Intervals are over takes' cases.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from surg.config import Config
+from surg.data.manifest import Manifest
+from surg.errors import DataError
+from surg.eval.backends import Backend
+from surg.eval.results import Metric
+from surg.eval.takes import Scored, WatchConfig, read_takes, score_takes
+from surg.metrics.bootstrap import interval, row_statistic
+from surg.metrics.calibration import expected_calibration_error
+from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Take, Tolerance, event_curve, pool, recall_at
+from surg.metrics.detection import score_takes as match_takes
+
+Floats = npt.NDArray[np.float64]
+Area = Callable[[Floats, Floats], float]
+SLACK = 1e-3
+
+
+class SterilityConfig(Config):
+    watch: WatchConfig = WatchConfig()
+    """Windows."""
+    before_s: float = Field(2.0, ge=0)
+    """An alarm may begin this much before the event; more is a false alarm."""
+    after_s: float = Field(2.0, ge=0)
+    """An alarm may begin this much after the event's end."""
+    min_s: float = Field(0.0, ge=0)
+    """Alarms shorter than this are none."""
+    merge_s: float = Field(2.0, ge=0)
+    """Alarms closer than this are one."""
+    hold: float = Field(0.8, gt=0, le=1)
+    """An alarm ends when the score falls below so much of the threshold."""
+    false_per_hour: float = Field(5.0, gt=0)
+    """The threshold is the lowest on val with at most so many false alarms an hour."""
+    repeats: int = Field(1000, ge=100)
+    """Bootstrap repeats for areas under curves."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return Tolerance(self.before_s, self.after_s)
+
+    def rule(self, threshold: float) -> AlarmRule:
+        return AlarmRule(threshold, self.hold, self.min_s, self.merge_s)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One score (of the model or of a baseline) on one set of takes."""
+
+    name: str
+    horizon_s: float
+    windows: int
+    prior: float
+    auprc: Metric
+    auroc: Metric
+    threshold: float
+    events: Matches
+    per_take: tuple[Matches, ...]
+    curve: tuple[CurvePoint, ...]
+    ece: float
+
+    def recall_at(self, rate: float) -> CurvePoint | None:
+        return recall_at(self.curve, rate)
+
+
+def score_sets(
+    backend: Backend,
+    manifest: Manifest,
+    folder: Path,
+    config: SterilityConfig,
+    *,
+    resume: bool = True,
+    splits: Sequence[str] = ("val", "test"),
+) -> dict[str, list[Scored]]:
+    """Scores of every split's takes; rows without a split count as test."""
+    takes = read_takes(manifest, config.watch)
+    found = {}
+    for split in splits:
+        chosen = [take for take in takes if take.split == split or (split == "test" and not take.split)]
+        if chosen:
+            found[split] = score_takes(backend, chosen, folder / f"scores_{split}.parquet", config.watch, resume=resume)
+    if "test" not in found:
+        raise DataError("No take belongs to the test split. Split by case first: surg data split MANIFEST")
+    return found
+
+
+def judge(
+    name: str, scores: list[Floats], test: list[Scored], horizon_s: float, threshold: float, config: SterilityConfig
+) -> Verdict:
+    """Judge one score per window against breaches within `horizon_s`.  scores: one (W,) per take of `test`."""
+    truth = [take.targets((horizon_s,))[:, 0] for take in test]
+    y, s, cases = flat(truth, scores, test)
+    takes = [Take(take.times_s, values, take.truth.events) for take, values in zip(test, scores)]
+    # Warnings of a horizon may come that much earlier.
+    tolerance = Tolerance(config.before_s + horizon_s, config.after_s)
+    matches = match_takes(takes, config.rule(threshold), tolerance)
+    curve = event_curve(takes, config.rule(0.5), tolerance, points=120)
+    probability = (s >= 0).all() and (s <= 1).all()
+    return Verdict(
+        name, horizon_s, len(y), float(y.mean()) if len(y) else float("nan"),
+        area(average_precision, y, s, cases, config), area(roc_area, y, s, cases, config),
+        threshold, pool(matches), tuple(matches), tuple(curve), expected_calibration_error(s, y) if probability and len(y) else float("nan"),
+    )  # fmt: skip
+
+
+def choose_threshold(scores: list[Floats], val: list[Scored], horizon_s: float, config: SterilityConfig) -> float:
+    """On val: the best recall with at most `false_per_hour` false alarms an hour; without events there, the 99.5 % quantile."""
+    takes = [Take(take.times_s, values, take.truth.events) for take, values in zip(val, scores)]
+    curve = event_curve(takes, config.rule(0.5), Tolerance(config.before_s + horizon_s, config.after_s), points=200)
+    point = recall_at(curve, config.false_per_hour)
+    if point is None or not any(take.truth.events for take in val):
+        return float(np.quantile(np.concatenate(scores), 0.995))
+    return point.threshold
+
+
+def baseline_scores(takes: list[Scored]) -> dict[str, list[Floats]]:
+    """Scores that need no sterility head."""
+    found = {"motion in the zone": [take.motion for take in takes]}
+    if all(take.surprise is not None for take in takes):
+        found["world-model surprise"] = [take.surprise for take in takes if take.surprise is not None]
+    return found
+
+
+def clip_scores(takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str_], npt.NDArray[np.str_]]:
+    """One decision a clip of the manifest, whether any breach lies in it: the highest score within.  Returns truth, score, case, event name, (N,) each."""
+    rows = []
+    for take in takes:
+        for clip in take.truth.rows:
+            inside = (take.times_s >= clip.start_s - SLACK) & (take.times_s <= clip.end_s + SLACK)
+            if inside.any():
+                rows.append(
+                    (
+                        float(
+                            any(start <= clip.end_s + SLACK and end >= clip.start_s - SLACK for start, end in take.truth.events)
+                        ),
+                        float(take.breach[inside, 0].max()),
+                        clip.case,
+                        str(clip.labels.get("event", "")),
+                    )
+                )
+    if not rows:
+        return np.zeros(0), np.zeros(0), np.zeros(0, np.str_), np.zeros(0, np.str_)
+    truth, score, case, event = zip(*rows)
+    return np.array(truth), np.array(score), np.array(case, np.str_), np.array(event, np.str_)
+
+
+def area(function: Area, y: Floats, s: Floats, cases: npt.NDArray[np.str_], config: SterilityConfig) -> Metric:
+    """An area under a curve with its interval over cases."""
+    if len(set(y.tolist())) < 2:
+        return Metric(float("nan"))
+    count = len(set(cases.tolist()))
+    statistic = row_statistic(lambda rows: function(y[rows], s[rows]), cases)
+    return Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
+
+
+def average_precision(y: Floats, s: Floats) -> float:
+    """Area under precision over recall as a step function; equal scores count together, as in scikit-learn. NaN without positives."""
+    total = y.sum()
+    if not total:
+        return float("nan")
+    order = np.argsort(-s, kind="stable")
+    hits, ends = np.cumsum(y[order]), np.append(np.flatnonzero(np.diff(s[order])), len(y) - 1)
+    found = hits[ends]
+    return float(np.sum(np.diff(found, prepend=0.0) * found / (ends + 1)) / total)
+
+
+def roc_area(y: Floats, s: Floats) -> float:
+    """Chance that a positive scores above a negative, ties half. NaN without both."""
+    from scipy.stats import rankdata
+
+    positives = y.sum()
+    negatives = len(y) - positives
+    if not positives or not negatives:
+        return float("nan")
+    return float((rankdata(s)[y > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def flat(truth: list[Floats], scores: list[Floats], takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
+    """All windows whose truth is known, with their cases."""
+    y, s = np.concatenate(truth), np.concatenate(scores)
+    cases = np.concatenate([np.full(len(values), take.truth.case) for values, take in zip(truth, takes)])
+    known = np.isfinite(y)
+    return y[known], s[known], cases[known]

@@ -1,0 +1,252 @@
+"""Whole recordings through the server: a score for every window of every take, with what is true at that time beside it.
+
+A take is one video seen through one zone. Its true events are the breaches that rows of the manifest name (labels `breach`,
+`breach_t0`, `breach_t1`, or a list `breaches`); its length is what the rows cover. Scores go to one Parquet table as they come, so that a run whose
+server died goes on where it stopped.
+"""
+
+import itertools
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from surg.config import Config
+from surg.data.executor import Parts, Progress, item_key
+from surg.data.manifest import Clip, Manifest
+from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
+from surg.data.video import iter_frames
+from surg.errors import DataError, ServerError
+from surg.eval.backends import Backend
+from surg.metrics.detection import Span, merge
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+SLACK_S = 1e-3
+
+
+class WatchConfig(Config):
+    stride_s: float = Field(1.0, gt=0)
+    """Seconds from one window to the next."""
+    surprise: bool = False
+    """Also ask the world model, as a baseline: one more encoder pass a window."""
+    event_gap_s: float = Field(0.5, ge=0)
+    """True events closer than this are one: two alarms cannot be asked for within it."""
+
+
+@dataclass(frozen=True)
+class TakeTruth:
+    """What is known about one take."""
+
+    key: str
+    video: str
+    case: str
+    split: str
+    zone: list[list[float]] | None
+    start_s: float
+    end_s: float
+    events: tuple[Span, ...]
+    rows: tuple[Clip, ...]
+    """The manifest's clips of this take."""
+    fps: float | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def camera(self) -> str:
+        return str(self.labels.get("camera", ""))
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One take with its scores.  W windows, H horizons."""
+
+    truth: TakeTruth
+    times_s: npt.NDArray[np.float64]
+    breach: npt.NDArray[np.float64]
+    """(W, H) probabilities."""
+    motion: npt.NDArray[np.float64]
+    """(W,): change of the picture within the zone, the baseline without a model."""
+    surprise: npt.NDArray[np.float64] | None
+
+    def targets(self, horizons_s: tuple[float, ...]) -> npt.NDArray[np.float64]:
+        """(W, H): is there a breach at some moment of [t, t + h]; NaN where the recording ends before."""
+        columns = []
+        for horizon in horizons_s:
+            hit = np.zeros(len(self.times_s), bool)
+            for start, end in self.truth.events:
+                hit |= (start <= self.times_s + horizon + SLACK_S) & (end >= self.times_s - SLACK_S)
+            known = hit | (self.times_s + horizon <= self.truth.end_s + SLACK_S)
+            columns.append(np.where(known, hit.astype(np.float64), np.nan))
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self.times_s), 0))
+
+
+def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
+    """Group the clips that say something about breaches by video and zone. DataError when there are none."""
+    groups: dict[tuple[str, str], list[Clip]] = {}
+    for clip in manifest.clips():
+        if "breach" in clip.labels:
+            groups.setdefault((clip.video, json.dumps(clip.zone)), []).append(clip)
+    if not groups:
+        raise DataError(f"No clip of {manifest.path} carries the label `breach` (0 or 1); sterility cannot be judged on it.")
+    takes = []
+    for (video, zone), clips in groups.items():
+        spans = [span for clip in clips for span in events_of(clip)]
+        splits = {clip.split for clip in clips}
+        if len(splits) > 1:
+            raise DataError(
+                f"One video stands in several splits ({', '.join(sorted(splits))}): split by case, surg data split {manifest.path}"
+            )
+        labels = {name: value for clip in clips for name, value in clip.labels.items()}
+        key = item_key([Path(video).name, zone, clips[0].case])
+        fps = float(clips[0].meta["fps"]) if "fps" in clips[0].meta else None
+        takes.append(
+            TakeTruth(
+                key, video, clips[0].case, clips[0].split, clips[0].zone,
+                min(clip.start_s for clip in clips), max(clip.end_s for clip in clips),
+                tuple(merge(spans, config.event_gap_s)), tuple(clips), fps, labels,
+            )
+        )  # fmt: skip
+    return takes
+
+
+def score_takes(
+    backend: Backend, takes: list[TakeTruth], out: Path, config: WatchConfig, *, resume: bool = True
+) -> list[Scored]:
+    """Score every window of every take and keep them in `out`. A take is kept when it is whole."""
+    contract = backend.client.contract
+    if not contract.horizons_s:
+        raise ServerError("The model has no sterility head: train one (surg train head …), or give another --checkpoint.")
+    parts = Parts(out)
+    stamp = item_key([contract.checkpoint_sha256, contract.preprocess.model_dump(mode="json"), config.model_dump(mode="json")])
+    note = out.with_name(out.name + ".stamp")
+    if not resume or (note.is_file() and note.read_text() != stamp):
+        parts.forget()
+    finished = parts.keys()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(stamp)
+    with Progress(len(takes), len(finished)) as progress:
+        for take in takes:
+            if take.key in finished:
+                continue
+            try:
+                rows = list(watch(backend, take, config))
+            except ServerError as error:
+                parts.flush()
+                raise ServerError(
+                    f"{error}\n{len(parts.written)} of {len(takes)} takes are scored and kept; run the same command again to go on."
+                ) from error
+            parts.add(take.key, rows)
+            progress.step(failed=False)
+    parts.flush()
+    parts.join([take.key for take in takes])
+    return read_scores(out, takes, len(contract.horizons_s))
+
+
+def read_scores(path: Path, takes: list[TakeTruth], horizons: int) -> list[Scored]:
+    table = pq.read_table(path)
+    keys = np.array(table.column("key").to_pylist())
+    times = table.column("time_s").to_numpy()
+    breach = np.asarray(table.column("breach").combine_chunks().flatten()).reshape(-1, horizons)
+    motion = table.column("motion").to_numpy()
+    surprise = table.column("surprise").to_numpy() if "surprise" in table.column_names else None
+    found = []
+    for take in takes:
+        rows = np.flatnonzero(keys == take.key)
+        rows = rows[np.argsort(times[rows])]
+        if len(rows):
+            found.append(Scored(take, times[rows], breach[rows], motion[rows], None if surprise is None else surprise[rows]))
+    return found
+
+
+def watch(backend: Backend, take: TakeTruth, config: WatchConfig) -> Iterator[dict[str, Any]]:
+    """One row a window, as the video is decoded: memory holds a few windows, whatever the take's length."""
+
+    def ask(window: tuple[float, Prepared]) -> dict[str, Any]:
+        time_s, prepared = window
+        result = backend.clip(prepared.frames, prepared.zone)
+        row = {"time_s": time_s, "breach": result.breach_probability[0].astype(np.float64), "motion": motion_in_zone(prepared)}
+        if config.surprise:
+            row["surprise"] = float(backend.world(prepared.frames).surprise[0])
+        return row
+
+    return backend.client.map(ask, windows_of(take, backend.spec, config.stride_s))
+
+
+def windows_of(take: TakeTruth, spec: PreprocessSpec, stride_s: float) -> Iterator[tuple[float, Prepared]]:
+    """(end time, prepared window), every `stride_s` from the first full window on. Each frame is decoded and resized once."""
+    every = max(1, round(stride_s * spec.fps))
+    held: deque[tuple[float, Prepared]] = deque(maxlen=spec.num_frames)
+    frames = iter_frames(take.video, spec.fps if take.fps is None else take.fps, start_s=take.start_s, end_s=take.end_s)
+    if take.fps is not None:
+        frames = _thinned(frames, spec.fps, take.start_s)
+    count = 0
+    for time_s, frame in frames:
+        held.append((time_s, preprocess(frame[None], spec, take.zone)))
+        count += 1
+        if count >= spec.num_frames and (count - spec.num_frames) % every == 0:
+            yield time_s, _joined(held, spec)
+    if count == 0:
+        raise DataError("A take gave no frames between its start and its end.")
+    if count < spec.num_frames:
+        # A clip shorter than a window: the first frame stands in for what was before, as in training.
+        while len(held) < spec.num_frames:
+            held.appendleft(held[0])
+        yield held[-1][0], _joined(held, spec)
+
+
+def motion_in_zone(prepared: Prepared) -> float:
+    """Mean change between the newest frames, weighted by the zone: 0..255.  Looks at the last half of the window."""
+    newest = prepared.frames[len(prepared.frames) // 2 :].astype(np.int16)
+    if len(newest) < 2:
+        return 0.0
+    change = np.abs(np.diff(newest, axis=0)).mean(axis=(0, 3))
+    side = change.shape[0] // prepared.zone.shape[0]
+    weight = np.kron(prepared.zone, np.ones((side, side), np.float32))
+    return float((change * weight).sum() / max(float(weight.sum()), 1e-6))
+
+
+def _joined(held: deque[tuple[float, Prepared]], spec: PreprocessSpec) -> Prepared:
+    newest = held[-1][1]
+    return Prepared(
+        np.concatenate([prepared.frames for _, prepared in itertools.islice(held, spec.num_frames)]), newest.zone, newest.box
+    )
+
+
+def _thinned(frames: Iterator[tuple[float, Array]], fps: float, start_s: float) -> Iterator[tuple[float, Array]]:
+    """Image folders come at their own rate: repeat or drop to the model's."""
+    wanted, last = start_s, None
+    for time_s, frame in frames:
+        while last is not None and wanted < time_s - SLACK_S:
+            yield wanted, last
+            wanted += 1 / fps
+        last = frame
+    if last is not None:
+        yield wanted, last
+
+
+def events_of(clip: Clip) -> list[Span]:
+    """Breaches that one row names: all of label `breaches` ([[start, end, …], …] as JSON), else `breach_t0` to `breach_t1`, else the row."""
+    if not int(clip.labels["breach"]):
+        return []
+    if "breaches" in clip.labels:
+        try:
+            return [(float(span[0]), float(span[1])) for span in json.loads(str(clip.labels["breaches"]))]
+        except (ValueError, TypeError, IndexError) as error:
+            raise DataError(
+                f"The label `breaches` is {clip.labels['breaches']!r}; expected [[start, end], …] in seconds as JSON."
+            ) from error
+    start, end = float(clip.labels.get("breach_t0", -1)), float(clip.labels.get("breach_t1", -1))
+    return [(start, end)] if 0 <= start <= end else [(clip.start_s, clip.end_s)]

@@ -1,0 +1,122 @@
+"""The stages of the quickstart: the same commands that the README shows, on small simulated data."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from surg.errors import RunError
+from surg.eval.results import Result
+from surg.quickstart.tour import Stage
+
+SEED = "5"
+MARKER = ".surg-quickstart"
+
+
+def stages(out: Path) -> list[Stage]:
+    """What to run, in order. The base is the same model before it has learnt anything: the yardstick is blind to which is which."""
+    _claim(out)
+    tissue, room = out / "tissue", out / "room"
+    data = ("--data", f"tissue={tissue}/manifest.parquet", "--data", f"room={room}/manifest.parquet")
+    base, adapted, repository = out / "base", out / "adapted", out / "repository"
+    arms = ("--checkpoint", f"base={base}", "--checkpoint", f"adapted={adapted}")
+    return [
+        Stage(
+            "Simulate tissue",
+            ("data", "synth", "tissue", "--out", str(tissue), "--clips", "120", "--seed", SEED),
+            tissue / "manifest.parquet",
+        ),
+        Stage(
+            "Simulate a room",
+            ("data", "synth", "room", "--out", str(room), "--clips", "48", "--seed", SEED),
+            room / "manifest.parquet",
+        ),
+        Stage(
+            "Make the base",
+            ("train", "quickstart", *data, "--out", str(base), "--set", "steps=1"),
+            base / "checkpoints" / "last.safetensors",
+        ),
+        Stage("Adapt", ("train", "quickstart", *data, "--init", str(base), "--out", str(adapted)), adapted / "report.html"),
+        Stage("Export", ("export", str(adapted), "--out", str(repository)), repository / "surg_clip" / "config.pbtxt"),
+        Stage(
+            "Serve and evaluate: motion",
+            (
+                "eval",
+                "probe-action",
+                "--data",
+                f"{tissue}/manifest.parquet",
+                *arms,
+                "--out",
+                str(out / "probe-action"),
+                "--set",
+                "probe.epochs=10",
+            ),
+            out / "probe-action" / "report.html",
+        ),
+        Stage(
+            "Serve and evaluate: sterility",
+            (
+                "eval",
+                "sterility",
+                "--data",
+                f"{room}/manifest.parquet",
+                "--repository",
+                str(repository),
+                "--out",
+                str(out / "sterility"),
+            ),
+            out / "sterility" / "report.html",
+        ),
+    ]
+
+
+def clear(out: Path) -> None:
+    """Remove an earlier quickstart. Refuses a folder that none of ours has made."""
+    if out.exists() and not (out / MARKER).is_file():
+        raise RunError(f"{out} was not made by surg quickstart, so --again leaves it alone. Choose another --out.")
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def _claim(out: Path) -> None:
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise RunError(f"{out} holds other things. Choose an empty folder: surg quickstart --out runs/another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).touch()
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror}. Choose another folder with --out.") from error
+
+
+@dataclass(frozen=True)
+class Summary:
+    out: Path
+    rows: list[tuple[str, str]]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "numbers": dict(self.rows),
+            "reports": [str(self.out / name / "report.html") for name in ("probe-action", "sterility")],
+        }
+
+    def as_text(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in self.rows]
+        lines += [
+            "",
+            f"motion report     {self.out}/probe-action/report.html",
+            f"sterility report  {self.out}/sterility/report.html",
+            f"weights           {self.out}/adapted/checkpoints/last.safetensors",
+            f"model repository  {self.out}/repository",
+            "",
+            f"Next: surg demo --repository {self.out}/repository    look closer: surg doctor --run {self.out}/adapted",
+        ]
+        return "\n".join(lines)
+
+
+def summarise(out: Path) -> Summary:
+    """The table at the end: every headline number with its interval, the base beside the adapted."""
+    rows = []
+    for name in ("probe-action", "sterility"):
+        result = Result.read(out / name)
+        rows.append((name, result.headline))
+        rows += [(f"  {key}", str(metric)) for key, metric in result.metrics.items() if key.endswith(("top1", "auprc"))]
+    return Summary(out, rows)

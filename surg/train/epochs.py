@@ -1,0 +1,43 @@
+"""What each epoch prints: every loss with its trend, as the integration guide shows it."""
+
+import logging
+
+logger = logging.getLogger(__name__)
+NAMES = {
+    "order": "Temporal Loss",
+    "contrast": "Contrastive Loss",
+    "mask_aux": "Mask Loss",
+    "jepa": "Latent Loss",
+    "loss": "Total Loss",
+}
+
+
+class EpochBook:
+    """Means over an epoch, beside the epoch before."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._before: dict[str, float] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+
+    def close(self, epoch: int) -> dict[str, float]:
+        """Log the epoch's means and begin the next; returns them."""
+        means = {name: total / max(self._steps, 1) for name, total in self._sums.items()}
+        shown = {name: means[name] for name in (*NAMES, *means) if name in means and name not in ("lr", "grad_norm")}
+        parts = "  ".join(f"{NAMES.get(name, name)}: {value:.3f}{self._trend(name, value)}" for name, value in shown.items())
+        logger.info("Epoch %02d: %s", epoch, parts)
+        self._before, self._sums, self._steps = means, {}, 0
+        return means
+
+    def _trend(self, name: str, value: float) -> str:
+        if name not in self._before:
+            return ""
+        change = value - self._before[name]
+        if abs(change) < 1e-3 * max(abs(self._before[name]), 1e-9):
+            return " → level"
+        return " → decreasing" if change < 0 else " → increasing"

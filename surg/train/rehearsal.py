@@ -1,0 +1,68 @@
+"""`--dry-run`: two steps of everything on a few clips; what the whole run will take in time, memory and disk."""
+
+import math
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from surg.data.manifest import Manifest
+from surg.errors import ConfigError
+from surg.runs import RunFolder
+from surg.train.config import TrainConfig
+from surg.train.loop import train
+from surg.train.progress import duration
+from surg.train.sources import matches
+
+
+def rehearse(config: TrainConfig) -> list[str]:
+    """Run two steps, validation and a checkpoint in a temporary folder, and say what the run that was asked for would take."""
+    counts = {name: clips_of(config, name) for name in config.data.sources}
+    per_epoch = max(1, math.ceil(sum(counts.values()) / config.batch_size))
+    steps = config.steps or max(1, round(config.epochs * per_epoch))
+    few = {name: source.model_copy(update={"limit": 2 * config.batch_size}) for name, source in config.data.sources.items()}
+    stages = len(config.stages) or 1
+    small = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"sources": few, "cache": None}),
+            "steps": 2 * stages,
+            "log_every": 1,
+            "val_batches": 1,
+            "tensorboard": False,
+            "curves": False,
+        }
+    )
+    with tempfile.TemporaryDirectory(prefix="surg-dry-run-") as folder:
+        outcome = train(small, Path(folder) / "run")
+        rows = [row for row in RunFolder(outcome.run).metrics() if row["kind"] == "train"]
+        megabytes = (outcome.run / "checkpoints" / "resume.pt").stat().st_size / 2**20
+    # The last step: the first ones also fill caches and wake the allocator.
+    seconds = config.batch_size / rows[-1]["clips_per_s"] * steps
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return [
+        f"dry run of {config.recipe}: every part ran; nothing was kept",
+        f"clips: {listed}; {steps} steps of {config.batch_size} clips",
+        f"time: about {duration(seconds)} here ({rows[-1]['clips_per_s']:.1f} clips/s), decoding before the first step not counted",
+        f"memory: {peak_memory()}; disk: about {3 * megabytes:.0f} MB of checkpoints",
+        "next: the same command without --dry-run",
+    ]
+
+
+def clips_of(config: TrainConfig, name: str) -> int:
+    """Training clips of a source, by its manifest alone."""
+    source = config.data.sources[name]
+    if source.manifest is None:
+        raise ConfigError(f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet")
+    selected = Manifest.read(source.manifest).select(split=source.split)
+    count = sum(matches(clip, source.where) for clip in selected.clips()) if source.where else len(selected)
+    return min(count, source.limit or count)
+
+
+def peak_memory() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB of the GPU at most"
+    # Linux counts in kB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 2**30:.1f} GB at most"

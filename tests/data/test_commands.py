@@ -1,0 +1,96 @@
+"""Real videos, made by nobody here, through every command of `surg data` that reads videos."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from surg.cli.main import app
+from surg.data.clips import ClipConfig
+from surg.data.loader import ClipLoader, LoaderConfig
+from surg.data.manifest import Manifest
+from surg.data.preprocess import PreprocessSpec
+from surg.data.stills import read_image
+from tests.data import painted
+
+Surg = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_real_videos_go_through_every_command(real_videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "set"
+    for path in real_videos:
+        (folder / path.stem).mkdir(parents=True)
+        shutil.copy(path, folder / path.stem / path.name)
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> str:
+        done = CliRunner().invoke(app, ["data", *map(str, arguments)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "Next: surg data check" in run("index", folder, "--format", "folder", "--whole", "--out", "m.parquet")
+    manifest = Manifest.read(tmp_path / "m.parquet")
+    assert len(manifest) == len(real_videos)
+    assert "Nothing wrong" in run("check", "m.parquet", "--workers", 1)
+    findings = json.loads(run("check", "m.parquet", "--json", "--workers", 1))
+    assert (findings["unreadable"], findings["beyond"]) == ([], [])
+    if len(real_videos) >= 2:
+        run("split", "m.parquet", "--shares", "train=0.5,val=0.5", "--replace")
+        assert set(Manifest.read(tmp_path / "m.parquet").counts("split")) == {"train", "val"}
+    run("show", "m.parquet", "--clips", len(real_videos), "--frames", "4", "--out", "sheet.jpg")
+    assert read_image(tmp_path / "sheet.jpg", 10**9).shape[0] == len(real_videos) * 134
+    run("export", "m.parquet", "--out", "m.csv")
+    run("import", "m.csv", "--out", "back.parquet")
+    assert [clip.video for clip in Manifest.read(tmp_path / "back.parquet").clips()] == [
+        clip.video for clip in Manifest.read(tmp_path / "m.parquet").clips()
+    ]
+    loader = ClipLoader(
+        Manifest.read(tmp_path / "m.parquet"),
+        ClipConfig(size=64),
+        PreprocessSpec(size=64),
+        LoaderConfig(batch_size=4, workers=0),
+    )
+    assert sum(len(batch) for batch in loader.once()) == len(real_videos)
+    assert loader.failed == []
+
+
+def test_index_lists_its_formats_and_refuses_unknown_ones(surg: Surg, tmp_path: Path) -> None:
+    listed = surg("data", "index", ".", "--format", "list").stdout
+    assert {"folder", "csv", "surgvu", "cholec80"} <= {line.split()[0] for line in listed.splitlines()}
+    wrong = surg("data", "index", tmp_path, "--format", "cholec8")
+    assert wrong.returncode == 2
+    assert "Did you mean `cholec80`?" in wrong.stderr
+    assert surg("data", "index", tmp_path, "--set", "split").returncode == 2
+
+
+MEMORY = """
+import sys, resource
+import numpy as np
+from surg.data.video import iter_frames, probe, read_frames
+path = sys.argv[1]
+count = sum(1 for _ in iter_frames(path, fps=2))
+end = probe(path).duration_s
+read_frames(path, np.linspace(end - 4, end - 0.1, 16))
+read_frames(path, np.linspace(0, end - 0.1, 16))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(path: Path) -> tuple[int, int]:
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    count, kilobytes = done.stdout.split()
+    return int(count), int(kilobytes)
+
+
+def test_memory_is_flat_from_a_minute_to_an_hour(tmp_path: Path) -> None:
+    options = {"preset": "ultrafast", "g": "20", "crf": "30"}
+    short_count, short = peak(painted.write(tmp_path / "short.mp4", 2 * 60, 2, options=options))
+    long_count, long = peak(painted.write(tmp_path / "long.mp4", 2 * 3600, 2, options=options))
+    assert (short_count, long_count) == (120, 7200)
+    assert long < 1.1 * short

@@ -1,0 +1,183 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surg.data.manifest import Clip
+from surg.demo.live import Ring, Stream, read
+from surg.demo.pages import Page, Visit, parse_corners, sentence
+from surg.demo.reference import Reference
+from surg.errors import DataError
+from surg.serving.client import Client, connect
+
+ZONE_TEXT = "0.25 0.25; 0.75 0.25; 0.75 0.75; 0.25 0.75"
+
+
+@pytest.fixture(scope="module")
+def client(repository: Path):
+    with connect(f"local:{repository}", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(client: Client, video: Path) -> Page:
+    clips = [Clip(str(video), 0.0, end, case="a", labels={"event": f"until {end}"}) for end in (1.0, 2.0, 3.0)]
+    return Page(client, Reference.build(client, clips))
+
+
+def finished(page: Page, video: Path, zone: str = "", **options: object) -> Visit:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    page.set_corners(visit, zone)
+    list(page.analyse(visit, **{"stride_s": 0.5, "threshold": None, "compare": False, **options}))
+    return visit
+
+
+def test_the_zone_changes_what_the_model_is_shown_and_says(page: Page, video: Path) -> None:
+    whole, zoned = finished(page, video), finished(page, video, ZONE_TEXT)
+    assert whole.analysis.windows[-1].breach != zoned.analysis.windows[-1].breach
+    assert zoned.analysis.windows[-1].box != whole.analysis.windows[-1].box
+
+
+def test_stride_and_threshold_have_their_effect(page: Page, video: Path) -> None:
+    few, many = finished(page, video, stride_s=1.0), finished(page, video, stride_s=0.25)
+    assert len(many.analysis.windows) > 2 * len(few.analysis.windows)
+    assert not finished(page, video, threshold=0.999).analysis.alarms
+    assert finished(page, video, threshold=0.001).analysis.alarms
+
+
+def test_a_second_model_is_shown_beside_the_first(page: Page, video: Path) -> None:
+    page.other = page.client
+    visit = finished(page, video, compare=True)
+    assert len(visit.other.windows) == len(visit.analysis.windows)
+
+
+def test_progress_rises_to_one(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    shares = [share for share, _ in page.analyse(visit, 0.5, None, False)]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0, abs=0.15)
+
+
+def test_clicks_become_corners_and_clear_forgets_them(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    for x, y in ((32, 32), (96, 32), (64, 96)):
+        page.add_corner(visit, x, y)
+    assert visit.zone == [[0.25, 0.25], [0.75, 0.25], [0.5, 0.75]]
+    page.set_corners(visit, "")
+    assert visit.zone is None
+
+
+@pytest.mark.parametrize("text", ["0.1", "a b; c d; e f", "0.1 2; 0.5 0.5; 0.9 0.1"])
+def test_corners_that_are_none_are_explained(text: str) -> None:
+    with pytest.raises(DataError, match=r"0\.3; 0\.5|0 to 1"):
+        parse_corners(text)
+
+
+def test_two_corners_are_no_zone(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    page.set_corners(visit, "0.1 0.1; 0.9 0.9")
+    with pytest.raises(DataError, match="needs three"):
+        list(page.analyse(visit, 0.5, None, False))
+
+
+def test_a_moment_has_picture_words_and_neighbours(page: Page, video: Path) -> None:
+    visit = finished(page, video, ZONE_TEXT)
+    frame, words, probabilities, neighbours = page.moment(visit, 2, heat=True)
+    without, *_ = page.moment(visit, 2, heat=False)
+    assert frame.shape == (128, 128, 3)
+    assert "breach now" in words
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+    assert [neighbour.similarity for neighbour in neighbours] == sorted((n.similarity for n in neighbours), reverse=True)
+    assert not np.array_equal(frame, without) or visit.analysis.windows[2].breach_map.max() < 0.15
+
+
+def test_a_broken_video_gives_a_sentence(page: Page, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"<html>not a video</html>" * 50)
+    with pytest.raises(DataError) as caught:
+        page.open_video(Visit(), str(bad))
+    assert "Traceback" not in sentence(caught.value)
+
+
+def test_a_bug_is_an_apology_without_details() -> None:
+    assert "secret" not in sentence(RuntimeError("secret"))
+
+
+def test_what_a_visit_made_goes_with_it(page: Page, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    upload = tmp_path / "uploads" / "x" / "clip.mp4"
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(video.read_bytes())
+    visit = finished(page, upload)
+    visit.close()
+    assert not upload.exists()
+    assert not visit.folder.exists()
+    other = finished(page, video)
+    other.close()
+    assert video.exists()
+
+
+def test_the_api_gives_events_as_plain_values(page: Page, video: Path) -> None:
+    body = page.events(video, ZONE_TEXT, 0.5)
+    assert json.dumps(body)
+    assert len(body["windows"]) > 3
+    assert body["zone"][0] == [0.25, 0.25]
+
+
+def test_live_frames_never_queue_up(client: Client) -> None:
+    ring = Ring(client.contract.preprocess)
+    frame = np.zeros((64, 80, 3), np.uint8)
+    assert read(client, ring) is None
+    taken = [ring.put(frame, now / 100) for now in range(200)]
+    assert 6 <= sum(taken) <= 10
+    reading = read(client, ring)
+    assert reading.dropped == 200 - sum(taken)
+    assert ring.clip().shape == (8, 64, 80, 3)
+
+
+def test_another_camera_starts_the_ring_anew(client: Client) -> None:
+    ring = Ring(client.contract.preprocess)
+    ring.put(np.zeros((64, 80, 3), np.uint8), 0.0)
+    ring.put(np.ones((32, 32, 3), np.uint8), 1.0)
+    assert ring.clip().shape == (8, 32, 32, 3)
+
+
+def test_a_stream_gives_its_newest_frames_and_ends(video: Path) -> None:
+    with Stream(str(video)) as stream:
+        seen = [frame.shape for _, frame in stream.frames(patience_s=5)]
+    assert 3 <= len(seen) <= 60
+    assert set(seen) == {(128, 128, 3)}
+
+
+def test_a_stream_that_cannot_be_opened_does_not_repeat_its_password() -> None:
+    with pytest.raises(DataError) as caught:
+        Stream("rtsp://user:hunter2@127.0.0.1:9/none")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_tracks_are_drawn_from_frames_up_to_the_moment(page: Page, tmp_path: Path) -> None:
+    from surg.demo.examples import shipped
+    from surg.demo.tracking import boxes_at
+
+    example = next(example for example in shipped() if example.label == "withdraw")
+    boxes = boxes_at(example.path, 1.6)
+    assert boxes
+    visit = finished(page, example.path)
+    plain, *_ = page.moment(visit, len(visit.analysis.windows) - 1, heat=False)
+    drawn, *_ = page.moment(visit, len(visit.analysis.windows) - 1, heat=False, tracks=True)
+    assert not np.array_equal(plain, drawn)
+
+
+def test_every_example_that_ships_can_be_opened(page: Page) -> None:
+    from surg.demo.examples import shipped
+
+    examples = shipped()
+    assert {example.title.split(":")[0] for example in examples} == {"Tissue", "Room"}
+    assert all((example.zone is not None) == example.title.startswith("Room") for example in examples)
+    for example in examples:
+        assert page.open_video(Visit(), str(example.path), example.zone) is not None

@@ -1,0 +1,131 @@
+"""Features: what is shown to the model, and that a broken run loses nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from surg.data.manifest import Clip, Manifest
+from surg.data.preprocess import PreprocessSpec
+from surg.errors import DataError, ServerError
+from surg.eval.backends import Backend
+from surg.eval.features import FeatureConfig, embed_manifest, pool_tokens, read_features, show, square_views, window_ends
+from surg.eval.torch_transport import TorchTransport
+from surg.serving.client import Client
+from surg.serving.transport import Answer, Request, TransportError
+
+
+class Dying(TorchTransport):
+    """A server that answers so many times and is gone."""
+
+    def __init__(self, checkpoint: Path, answers: int) -> None:
+        super().__init__(checkpoint)
+        self.left = answers
+
+    def infer(self, request: Request) -> Answer:
+        self.left -= 1
+        if self.left < 0:
+            raise TransportError("unreachable", "connection refused")
+        return super().infer(request)
+
+
+def test_a_server_that_dies_leaves_what_is_done_and_the_next_run_goes_on(
+    checkpoint: Path, motion_manifest: Path, tmp_path: Path, torch_backend: Backend
+) -> None:
+    manifest, config = Manifest.read(motion_manifest), FeatureConfig()
+    whole = embed_manifest(torch_backend, manifest, tmp_path / "whole.parquet", config)
+    out = tmp_path / "broken.parquet"
+    with (
+        Client(Dying(checkpoint, 20), max_in_flight=1, patience_s=0) as client,
+        pytest.raises(ServerError, match="run the same command again"),
+    ):
+        embed_manifest(Backend("torch", client), manifest, out, config)
+    assert not out.exists()
+    counted = Dying(checkpoint, 10_000)
+    with Client(counted, max_in_flight=1) as client:
+        resumed = embed_manifest(Backend("torch", client), manifest, out, config)
+    assert 10_000 - counted.left < len(whole)  # the first clips were not asked for again
+    assert np.array_equal(resumed.values, whole.values)
+    assert resumed.clips.tolist() == whole.clips.tolist()
+
+
+def test_another_checkpoint_does_not_resume_the_old_features(
+    motion_manifest: Path, tmp_path: Path, torch_backend: Backend
+) -> None:
+    import small
+
+    from surg.eval.backends import open_backend
+
+    manifest = Manifest.read(motion_manifest).select("val")
+    first = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig())
+    with open_backend("torch", checkpoint=small.checkpoint(tmp_path / "other.safetensors", seed=9)) as other:
+        second = embed_manifest(other, manifest, tmp_path / "f.parquet", FeatureConfig())
+    assert not np.allclose(first.values, second.values)
+    assert read_features(tmp_path / "f.parquet").meta["checkpoint_sha256"] == second.meta["checkpoint_sha256"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level": "tokens"},
+        {"level": "levels"},
+        {"segments": 2},
+        {"views": 2},
+        {"variant": "reversed"},
+        {"variant": "single"},
+        {"variant": "shuffled"},
+        {"level": "tokens", "pool": 2},
+        {"stride_s": 0.1},
+    ],
+)
+def test_every_setting_changes_the_features(
+    change: dict[str, Any], motion_manifest: Path, tmp_path: Path, torch_backend: Backend
+) -> None:
+    manifest = Manifest.read(motion_manifest).select("val", where=lambda clip: clip.case == "case2")
+    plain = embed_manifest(torch_backend, manifest, tmp_path / "plain.parquet", FeatureConfig())
+    changed = embed_manifest(torch_backend, manifest, tmp_path / "changed.parquet", FeatureConfig(**change))
+    assert changed.values.shape != plain.values.shape or not np.allclose(changed.values, plain.values)
+
+
+def test_windows_lie_inside_the_clip() -> None:
+    clip, spec = Clip("v.mp4", 10.0, 20.0, "c"), PreprocessSpec(num_frames=16, fps=4.0)
+    assert window_ends(clip, spec, FeatureConfig()) == [(13.75 + 20) / 2]
+    assert window_ends(clip, spec, FeatureConfig(segments=2)) == [13.75, 20.0]
+    assert window_ends(Clip("v.mp4", 0, 1.0, "c"), spec, FeatureConfig()) == [1.0]
+
+
+def test_pooling_is_the_mean_of_squares_also_at_an_odd_rim() -> None:
+    tokens = np.arange(2 * 9, dtype=np.float32).reshape(18, 1)
+    pooled = pool_tokens(tokens, 3, 2).reshape(2, 2, 2)
+    assert pooled[0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
+
+
+def test_views_are_squares_at_both_ends_and_between() -> None:
+    frames = np.zeros((2, 10, 30, 3), np.uint8)
+    frames[:, :, 25:] = 200
+    views = square_views(frames, 3)
+    assert [view.shape for view in views] == [(2, 10, 10, 3)] * 3
+    assert [bool(view.any()) for view in views] == [False, False, True]
+
+
+def test_a_single_frame_shows_no_motion_and_a_shuffle_keeps_the_frames() -> None:
+    frames = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
+    rng = np.random.default_rng(0)
+    assert set(show(frames, "single", rng).ravel().tolist()) == {7}
+    shuffled = show(frames, "shuffled", rng).ravel().tolist()
+    assert sorted(shuffled) == list(range(8))
+    assert shuffled != list(range(8))
+
+
+def test_too_many_unreadable_clips_end_the_run(motion_manifest: Path, tmp_path: Path, torch_backend: Backend) -> None:
+    from surg.data.manifest import write_manifest
+
+    good = next(Manifest.read(motion_manifest).clips())
+    bad = tmp_path / "broken.mp4"
+    bad.write_bytes(b"no video")
+    manifest = write_manifest(tmp_path / "m.parquet", [good, Clip(str(bad), 0, 1, "c", "val")])
+    with pytest.raises(DataError, match="1 of 2 clips could not be read"):
+        embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig())
+    kept = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig(failed_share=0.5))
+    assert len(kept) == 1

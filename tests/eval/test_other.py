@@ -1,0 +1,209 @@
+"""World model, retrieval, comparisons, baselines of numbers, and the server's proof."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from surg.data.manifest import Manifest
+from surg.errors import CheckFailed, DataError, ServerError
+from surg.eval import parity, regression
+from surg.eval.backends import Backend, Proof, open_backend
+from surg.eval.compare import compare
+from surg.eval.features import FeatureConfig, Features, embed_manifest
+from surg.eval.real import build_manifest
+from surg.eval.results import Metric, Result
+from surg.eval.retrieval import RetrievalConfig, evaluate, neighbours
+from surg.eval.world_model import Foresight, WorldConfig, foresee, judge, teacher_error, unexplained
+
+REAL = Path(__file__).parents[1] / "real"
+
+
+def features(vectors: np.ndarray, labels: list[str], cases: list[str]) -> Features:
+    count = len(vectors)
+    names = np.array([f"c{i}" for i in range(count)])
+    zero = np.zeros(count)
+    return Features(
+        vectors.astype(np.float16),
+        names,
+        np.array(cases),
+        np.array([""] * count),
+        zero,
+        zero,
+        [{"action": name} if name else {} for name in labels],
+        {},
+    )
+
+
+def test_retrieval_never_counts_the_own_case_or_an_unknown_label(tmp_path: Path) -> None:
+    vectors = np.array([[1, 0], [1, 0.01], [1, 0.2], [0, 1], [0.1, 1], [1, 0.02]], float)
+    table = features(vectors, ["x", "x", "x", "y", "y", ""], ["a", "a", "b", "a", "b", "b"])
+    plain = evaluate(table, RetrievalConfig(k=2, centre=False), tmp_path)
+    # Clips 0 and 1 are nearest to each other, which does not count, then to the one without a label, which never matches.
+    assert plain.metrics["top1"].value == pytest.approx(3 / 5)
+    assert neighbours(vectors, 1, table.cases)[:2].tolist() == [[5], [5]]
+    assert neighbours(vectors, 1, None)[0].tolist() == [1]
+    own = evaluate(table, RetrievalConfig(k=2, centre=False, own_case=True), tmp_path)
+    assert own.metrics["map@2"].value != plain.metrics["map@2"].value
+    with pytest.raises(DataError, match="two values"):
+        evaluate(features(vectors, ["x"] * 6, ["a"] * 6), RetrievalConfig(), tmp_path)
+
+
+def test_overlap_of_a_ranking_with_itself_is_one(tmp_path: Path, motion_manifest: Path, torch_backend: Backend) -> None:
+    table = embed_manifest(torch_backend, Manifest.read(motion_manifest), tmp_path / "f.parquet", FeatureConfig())
+    result = evaluate(table, RetrievalConfig(k=5), tmp_path, table)
+    assert result.metrics["overlap@5"].value == 1
+    assert 0 <= result.metrics["top1"].value <= 1
+    assert (neighbours(table.vectors(), 5, None)[:, 0] != np.arange(len(table))).all()
+
+
+def test_shrinking_features_do_not_win() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(20, 2, 6, 8))
+    guess = truth + rng.normal(size=truth.shape)
+    assert unexplained(0.001 * guess, 0.001 * truth) == pytest.approx(unexplained(guess, truth))
+    assert unexplained(truth, truth).max() == 0
+    assert unexplained(np.broadcast_to(truth.mean((0, 2), keepdims=True), truth.shape), truth).mean() == pytest.approx(1)
+
+
+def test_a_model_that_knows_beats_copying(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    last = rng.normal(size=(24, 6, 8))
+    truth = np.stack([last + (k + 1) * rng.normal(size=last.shape) for k in range(2)], 1)
+    cases = np.repeat(np.array([f"c{i}" for i in range(8)]), 3)
+    surprise = np.stack([rng.random(24), rng.random(24) + 2], 1)
+    result = judge(Foresight(truth + 0.1 * rng.normal(size=truth.shape), truth, last, cases, surprise), 0.5, tmp_path)
+    assert result.metrics["model/skill@1"].value > 0.9
+    assert result.metrics["arrow/auroc"].value == 1
+    assert teacher_error(truth[:, 0].mean(1), truth[:, 0].mean(1) @ rng.normal(size=(8, 4)), cases).value < 0.6
+
+
+def test_the_future_of_real_clips_is_asked_for(tmp_path: Path, take_manifest: Path, torch_backend: Backend) -> None:
+    found = foresee(torch_backend, Manifest.read(take_manifest), WorldConfig(clips=4))
+    assert found.predicted.shape == found.truth.shape
+    assert np.isfinite(found.predicted).all()
+    with pytest.raises(DataError, match="lasts"):
+        foresee(torch_backend, Manifest.read(take_manifest).select(where=lambda clip: clip.end_s < 0.5), WorldConfig())
+
+
+def test_a_number_that_got_worse_or_is_gone_fails(tmp_path: Path) -> None:
+    result = Result("sterility", "S", metrics={"model/auprc": Metric(0.8), "model/ece": Metric(0.1, better="lower")})
+    result.write(tmp_path)
+    path = tmp_path / "baseline.json"
+    assert regression.write_baseline([result], path, tolerance=0.02) == 2
+    assert all(verdict.ok for verdict in regression.check([result], path))
+    worse = Result("sterility", "S", metrics={"model/auprc": Metric(0.77), "model/ece": Metric(0.05, better="lower")})
+    assert [verdict.ok for verdict in regression.check([worse], path)] == [False, True]
+    assert [verdict.ok for verdict in regression.check([], path)] == [False, False]
+
+
+def test_check_exits_1_on_a_regression(tmp_path: Path) -> None:
+    from surg.cli.eval import app
+
+    Result("sterility", "S", metrics={"model/auprc": Metric(0.5)}).write(tmp_path / "run")
+    regression.write_baseline([Result("sterility", "S", metrics={"model/auprc": Metric(0.9)})], tmp_path / "b.json")
+    answer = CliRunner().invoke(app, ["check", str(tmp_path / "run"), "--baseline", str(tmp_path / "b.json")])
+    assert isinstance(answer.exception, CheckFailed)
+    assert answer.exception.exit_code == 1
+    assert "WORSE sterility/model/auprc" in answer.output
+
+
+def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -> None:
+    Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.5)}).write(tmp_path / "one")
+    Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.7), "clips/auprc": Metric(0.6)}).write(tmp_path / "two")
+    table = compare([tmp_path / "one", tmp_path / "two"], tmp_path).tables[0]
+    assert table.columns == ["metric", "one", "two"]
+    assert ["clips/auprc", "–", "0.600"] in table.rows
+    Result("retrieval", "R").write(tmp_path / "three")
+    with pytest.raises(DataError, match="different kinds"):
+        compare([tmp_path / "one", tmp_path / "three"], tmp_path)
+
+
+def test_parity_of_a_backend_with_itself_is_exact(checkpoint: Path, motion_manifest: Path) -> None:
+    result = parity.compare(
+        ["torch", "torch"], Manifest.read(motion_manifest), checkpoint=checkpoint, repository=None, server=None, clips=3
+    )
+    assert result.tables[0].columns[-1] == "flips"
+    answers = parity.ask("torch", list(Manifest.read(motion_manifest).clips())[:3], checkpoint, None, None)
+    moved = parity.Answers({**answers.outputs, "action": -answers.outputs["action"]}, answers.milliseconds, {})
+    found = parity.report({"torch": answers, "other": moved}, 3)
+    assert found.metrics["other/action/flips"].value == 3
+    assert found.metrics["other/breach/max_abs"].value == 0
+
+
+class FakeTriton(BaseHTTPRequestHandler):
+    """Says what Triton says about itself; `counts` is what it claims to have done."""
+
+    counts = 0
+    name = "triton"
+
+    def do_GET(self) -> None:
+        stats = {"model_stats": [{"name": "surg_clip", "version": "1", "inference_count": FakeTriton.counts}]}
+        body = json.dumps({"name": FakeTriton.name, "version": "2.51.0"} if self.path == "/v2" else stats).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_triton() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeTriton)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    FakeTriton.counts, FakeTriton.name = 0, "triton"
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_that_did_not_do_the_work_is_found_out(fake_triton: str) -> None:
+    proof = Proof(fake_triton, ["surg_clip"])
+    assert proof.version == "triton 2.51.0"
+    proof.count("surg_clip", 5)
+    FakeTriton.counts = 4
+    with pytest.raises(CheckFailed, match="did not come from it"):
+        proof.check()
+    FakeTriton.counts = 5
+    assert proof.check()["inferences_counted"] == {"surg_clip": 5}
+
+
+def test_a_server_that_is_not_triton_is_refused(fake_triton: str) -> None:
+    FakeTriton.name = "something else"
+    with pytest.raises(CheckFailed, match="No fall-back"):
+        Proof(fake_triton, ["surg_clip"])
+
+
+def test_work_that_was_never_sent_proves_nothing(fake_triton: str) -> None:
+    with pytest.raises(CheckFailed):
+        Proof(fake_triton, ["surg_clip"]).check()
+
+
+def test_nothing_to_evaluate_is_said() -> None:
+    with pytest.raises(ServerError, match="--checkpoint"), open_backend("triton"):
+        pass
+
+
+def test_the_hand_marked_intervals_are_sound(tmp_path: Path) -> None:
+    markings = sorted(REAL.glob("*.json"))
+    for marking in markings:
+        (tmp_path / json.loads(marking.read_text())["file"]).touch()
+    clips = list(build_manifest(markings, [tmp_path], tmp_path / "m.parquet").clips())
+    events = [clip for clip in clips if clip.labels["breach"]]
+    assert len(events) >= 8
+    assert {clip.case for clip in clips} == {"box", "cup", "tree", "vtest"}
+    for clip in clips:
+        assert clip.zone is not None
+        assert all(0 <= value <= 1 for corner in clip.zone for value in corner)
+        assert clip.start_s < clip.end_s
+    with pytest.raises(DataError, match="opencv-doc"):
+        build_manifest(markings, [tmp_path / "nowhere"], tmp_path / "n.parquet")

@@ -1,0 +1,107 @@
+"""Readers and the yardstick built on them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.errors import DataError
+from surg.eval.features import FeatureConfig
+from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action, read_task
+from surg.eval.probe_report import summarise
+from surg.eval.probes import ProbeConfig, Split3, run_probe
+from surg.eval.report import write_report
+from surg.eval.results import Result
+
+QUICK = ProbeConfig(depth=1, epochs=15, lr=(1e-2,), weight_decay=(0.01,), knn_k=(3,), batch_size=16)
+
+
+def separable(rng: np.random.Generator, count: int, tokens: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    y = rng.integers(0, 3, count)
+    x = rng.normal(size=(count, tokens, 8)) * 0.15
+    x[:, 1, 0] += y == 1  # one token in four carries the class
+    x[:, 1, 1] += y == 2
+    return x.astype(np.float16), y
+
+
+@pytest.mark.parametrize("name", ["attentive", "linear", "knn"])
+def test_a_reader_finds_what_is_there(name: str) -> None:
+    rng = np.random.default_rng(0)
+    (train, ty), (val, vy), (test, y) = separable(rng, 240), separable(rng, 60), separable(rng, 90)
+    found = run_probe(name, Split3(train * 3, ty, val * 3, vy, test * 3), 3, QUICK)
+    assert np.mean(found.probabilities[0].argmax(1) == y) > (0.6 if name == "knn" else 0.85)
+    assert found.probabilities.sum(-1) == pytest.approx(1)
+
+
+def test_settings_are_chosen_on_val() -> None:
+    rng = np.random.default_rng(0)
+    (train, ty), (val, vy), (test, _) = separable(rng, 60), separable(rng, 30), separable(rng, 30)
+    found = run_probe("linear", Split3(train, ty, val, vy, test), 3, ProbeConfig(linear_c=(1e-6, 1.0)))
+    assert found.chosen == {"c": max(found.trials, key=lambda trial: trial["val_top1"])["c"]}
+    swept = run_probe(
+        "attentive", Split3(train, ty, val, vy, test), 3, QUICK.model_copy(update={"lr": (1e-9, 1e-2), "epochs": 6})
+    )
+    assert swept.chosen["lr"] == 1e-2
+    assert len(swept.trials) == 2
+
+
+def test_seeds_give_probes_of_their_own_and_a_seed_repeats() -> None:
+    rng = np.random.default_rng(0)
+    (train, ty), (val, vy), (test, _) = separable(rng, 40), separable(rng, 20), separable(rng, 10)
+    data = Split3(train, ty, val, vy, test)
+    two = run_probe("attentive", data, 3, QUICK.model_copy(update={"seeds": 2, "epochs": 2}))
+    again = run_probe("attentive", data, 3, QUICK.model_copy(update={"epochs": 2}))
+    assert not np.allclose(two.probabilities[0], two.probabilities[1])
+    assert np.allclose(two.probabilities[0], again.probabilities[0], atol=1e-6)
+
+
+def test_the_whole_yardstick_on_generated_motion(checkpoint: Path, motion_manifest: Path, tmp_path: Path) -> None:
+    import small
+
+    other = small.checkpoint(tmp_path / "other.safetensors", seed=3)
+    config = ProbeActionConfig(features=FeatureConfig(level="tokens"), probe=QUICK, workers=1)
+    data = Manifest.read(motion_manifest)
+    outcome = probe_action(
+        [Arm("frozen", checkpoint), Arm("adapted", other)], data, {"again": data.select("test")}, config, tmp_path, "torch"
+    )
+    result = summarise(outcome, config, ["frozen", "adapted"], tmp_path, ["A test."])
+    arms = {p.arm for p in outcome.predictions}
+    assert arms == {
+        "frozen",
+        "adapted",
+        "frozen, single frame",
+        "frozen, shuffled frames",
+        "random weights",
+        "majority class",
+        "motion, 23 numbers",
+    }
+    assert result.metrics["chance/top1"].value == 0.25
+    assert result.metrics["majority class/none/top1"].value == 0.25
+    assert result.metrics["motion, 23 numbers/linear/top1"].value > 0.5
+    assert result.metrics["frozen/linear/top1"].value == result.metrics["frozen/linear@again/top1"].value
+    assert any("adapted/attentive − frozen/attentive" in row[0] for table in result.tables for row in table.rows)
+    assert any("action head" in warning for warning in result.warnings)
+    result.write(tmp_path)
+    report = write_report([result], tmp_path).read_text()
+    assert Result.read(tmp_path).metrics.keys() == result.metrics.keys()
+    assert "<script" not in report
+    assert 'src="http' not in report
+    for plot in result.plots:
+        assert (tmp_path / "plots" / f"{plot.stem}.svg").stat().st_size > 1000
+
+
+def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> None:
+    def clip(case: str, split: str, label: str) -> Clip:
+        return Clip("v.mp4", 0, 1, case, split, labels={"action": label})
+
+    rows = [clip("a", "train", "x"), clip("b", "train", "y"), clip("c", "val", "x"), clip("a", "test", "x")]
+    leaky = write_manifest(tmp_path / "m.parquet", rows)
+    with pytest.raises(DataError, match="remembering patients"):
+        read_task(leaky, {}, ProbeActionConfig())
+    assert "remembering patients" in read_task(leaky, {}, ProbeActionConfig(allow_shared_cases=True)).warnings[0]
+    with pytest.raises(DataError, match="No clip of split `train`"):
+        read_task(leaky, {}, ProbeActionConfig(label="phase"))
+    unseen = write_manifest(tmp_path / "u.parquet", [*rows[:3], clip("d", "test", "z")])
+    with pytest.raises(DataError, match="classes that train has not: z"):
+        read_task(unseen, {}, ProbeActionConfig())

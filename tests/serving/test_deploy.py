@@ -1,0 +1,138 @@
+"""What is deployed agrees with what is tested: the entry point really runs, files and flags match."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from surg.serving.client import connect
+from surg.serving.engines.embedded import BACKENDS, find_environment, process_exists
+from surg.serving.engines.guardian import free_ports
+from tests.serving.toy import toy_repository
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+@pytest.mark.triton
+def test_the_entry_point_serves_a_repository_and_ends_on_sigterm(tmp_path: Path) -> None:
+    repo, clip = toy_repository(tmp_path)
+    http, grpc, metrics = free_ports([0, 0, 0])
+    env = {
+        "PATH": "/usr/bin:/bin", "SURG_REPOSITORY": str(repo), "SURG_ADDRESS": "127.0.0.1", "SURG_TRITON_ENV": str(find_environment().root),
+        "SURG_BACKENDS": str(BACKENDS), "SURG_HTTP_PORT": str(http), "SURG_GRPC_PORT": str(grpc), "SURG_METRICS_PORT": str(metrics),
+    }  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [DEPLOY / "entrypoint.sh", "tritonserver", "--log-verbose=0"], env=env, cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and server.poll() is None:
+            try:
+                if urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/health/ready", timeout=2).status == 200:
+                    break
+            except OSError:
+                time.sleep(0.1)
+        with connect(f"127.0.0.1:{grpc}") as client:
+            np.testing.assert_allclose(client.clip(clip).embedding[0], clip.reshape(-1, 3).mean(0), rtol=1e-5)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        rc = server.wait(60)
+    assert rc == 0, (tmp_path / "log").read_text()[-2000:]
+    assert not process_exists(server.pid)
+
+
+def test_the_entry_point_refuses_an_empty_repository(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "SURG_REPOSITORY": str(tmp_path)}
+    done = subprocess.run([DEPLOY / "entrypoint.sh"], env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "surg export" in done.stderr
+
+
+def test_everything_the_dockerfile_copies_exists_and_is_sent_to_the_engine() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE) for source in line.split()[:-1]]
+    assert len(copied) >= 8
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert any(source == entry or source.startswith(f"{entry}/") for entry in allowed), source
+    assert set(re.findall(r" AS (\w+)$", text, re.MULTILINE)) >= {"serve", "train", "demo"}
+    assert text.count("\nUSER 1000:1000") == 3
+
+
+def test_ports_and_the_image_are_the_same_everywhere() -> None:
+    from surg.serving.engines.docker import IMAGE
+
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    helm = (DEPLOY / "helm" / "templates" / "deployment.yaml").read_text()
+    assert IMAGE in (ROOT / "Dockerfile").read_text()
+    assert IMAGE in (DEPLOY / "compose.yaml").read_text()
+    for port in ("8000", "8001", "8002"):
+        assert any(entry.endswith(f":{port}") for entry in compose["services"]["triton"]["ports"])
+        assert f"containerPort: {port}" in helm
+        assert port in (DEPLOY / "entrypoint.sh").read_text()
+    for service in ("triton", "demo"):
+        assert compose["services"][service]["read_only"] is True
+        assert all(entry.startswith("127.0.0.1:") for entry in compose["services"][service]["ports"])
+    assert compose["services"]["prometheus"]["image"].count(":") == 1
+
+
+@pytest.mark.triton
+def test_dashboard_alerts_and_autoscaler_name_metrics_that_triton_has(tmp_path: Path) -> None:
+    from surg.serving.engine import start_server
+
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url) as client:
+        client.clip(clip)
+        offered = set(re.findall(r"^(nv_\w+)", urllib.request.urlopen(server.metrics_url).read().decode(), re.MULTILINE))
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "serving.json").read_text())
+    text = (
+        json.dumps(dashboard)
+        + (DEPLOY / "prometheus" / "alerts.yaml").read_text()
+        + (DEPLOY / "helm" / "templates" / "hpa.yaml").read_text()
+    )
+    used = set(re.findall(r"\bnv_\w+", text))
+    on_gpu = {name for name in used if name.startswith("nv_gpu_")}
+    assert len(used) > 8
+    assert used - on_gpu <= offered, used - on_gpu - offered
+
+
+def test_hadolint_and_the_compose_schema_pass() -> None:
+    bin_folder = Path(shutil.which("hadolint") or Path(sys.executable).with_name("hadolint"))
+    done = subprocess.run([bin_folder, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    check = Path(sys.executable).with_name("check-jsonschema")
+    files = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
+    done = subprocess.run([check, "--builtin-schema", "vendor.compose-spec", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_helm_values_and_templates_agree() -> None:
+    values = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())
+    for template in (DEPLOY / "helm" / "templates").glob("*.yaml"):
+        for path in re.findall(r"\.Values\.([\w.]+)", template.read_text()):
+            node = values
+            for part in path.split("."):
+                assert part in node, f"{template.name} reads .Values.{path}"
+                node = node[part]
+
+
+def test_no_docker_engine_says_what_works_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from surg.errors import ServerError
+    from surg.serving.engines import docker
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(ServerError, match=r"(?s)No Docker engine.*--engine embedded.*docker run"):
+        docker.engine()

@@ -1,0 +1,213 @@
+"""Starting, dying, coming back, and leaving nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surg.errors import ServerError
+from surg.serving import shm
+from surg.serving.client import connect
+from surg.serving.engine import start_server
+from surg.serving.engines import embedded
+from surg.serving.engines.guardian import SHM, children, shm_namespace
+from tests.serving.toy import toy_repository
+
+pytestmark = pytest.mark.triton
+
+
+def regions(server: object) -> list[Path]:
+    guardian = server.state["guardian_pid"]  # type: ignore[attr-defined]
+    return list(SHM.glob(f"{shm_namespace()}{guardian}_*"))
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_stop_ends_with_status_zero_and_an_empty_shared_memory(tmp_path: Path) -> None:
+    repo, clip = toy_repository(tmp_path)
+    server = start_server(repo, threads=1)
+    with connect(server.grpc_url) as client:
+        client.clip(clip)
+    assert regions(server)
+    state, folder = server.state, server.folder
+    assert server.stop() == 0
+    assert not regions(server)
+    assert not folder.exists()
+    assert not embedded.process_exists(state["server_pid"])
+
+
+def test_only_loopback_is_bound(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server:
+        ports = {server.state[name] for name in ("http", "grpc", "metrics")}
+        listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        mine = [fields[1] for fields in listening if fields[3] == "0A" and int(fields[1].split(":")[1], 16) in ports]
+        assert len(mine) >= 3
+        assert {address.split(":")[0] for address in mine} == {"0100007F"}
+
+
+def test_a_killed_stub_is_seen_and_replaced_while_a_client_waits(tmp_path: Path) -> None:
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=30, timeout_s=40) as client:
+        before = client.clip(clip).embedding
+        stubs = children(server.pid)
+        assert stubs
+        for stub in stubs:
+            os.kill(stub, signal.SIGKILL)
+        np.testing.assert_array_equal(client.clip(clip).embedding, before)
+        assert until(lambda: server.state["restarts"] == 1 and server.state["status"] == "ready")
+
+
+def test_a_killed_server_comes_back_on_its_ports_without_leftovers(tmp_path: Path) -> None:
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=30, timeout_s=40) as client:
+        before, url, pid = client.clip(clip).embedding, server.grpc_url, server.pid
+        os.kill(pid, signal.SIGKILL)
+        np.testing.assert_array_equal(client.clip(clip).embedding, before)
+        assert until(lambda: server.state["status"] == "ready")
+        assert server.grpc_url == url
+        assert server.pid != pid
+    assert not regions(server)
+
+
+def test_a_killed_starter_takes_its_server_along(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    code = (
+        "import sys, time; from surg.serving.engine import start_server\n"
+        "server = start_server(sys.argv[1], threads=1); print(server.pid, server.state['guardian_pid'], flush=True); time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code, str(repo)], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    server_pid, guardian_pid = map(int, starter.stdout.readline().split())
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    assert until(lambda: not embedded.process_exists(server_pid) and not embedded.process_exists(guardian_pid))
+    assert not list(SHM.glob(f"{shm_namespace()}{guardian_pid}_*"))
+
+
+def test_a_killed_guardian_takes_the_server_along_and_the_next_start_sweeps(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    server = start_server(repo, threads=1)
+    guardian, pid = server.state["guardian_pid"], server.pid
+    os.kill(guardian, signal.SIGKILL)
+    assert until(lambda: not embedded.process_exists(pid))
+    left = SHM / f"{shm_namespace()}{guardian}_left"
+    left.write_bytes(b"x")
+    server.guardian.wait()
+    with start_server(repo, threads=1):
+        assert not left.exists()
+
+
+def test_a_killed_client_leaves_nothing_in_dev_shm_and_its_memory_is_dropped(tmp_path: Path) -> None:
+    import tritonclient.grpc as grpc
+
+    repo, clip = toy_repository(tmp_path)
+    code = (
+        "import sys, os, signal, numpy as np; from surg.serving import shm; shm.LEAST_BYTES = 1; from surg.serving.client import connect\n"
+        "client = connect(sys.argv[1]); client.clip(np.zeros((4, 32, 32, 3), np.uint8)); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with start_server(repo, threads=1) as server:
+        dead = subprocess.run([sys.executable, "-c", code, server.grpc_url], check=False)
+        assert dead.returncode == -signal.SIGKILL
+        assert not [path for path in SHM.glob(f"{shm.prefix()}*") if not Path(f"/proc/{path.name.split('_')[2]}").exists()]
+        raw = grpc.InferenceServerClient(server.grpc_url)
+        assert len(raw.get_system_shared_memory_status().regions) == 1
+        with connect(server.grpc_url) as client:
+            inputs = {"frames": np.zeros((8, *clip.shape), np.uint8)}
+            lease = client._transport._shared.put(inputs)  # type: ignore[attr-defined]
+            assert lease is not None
+            assert list(raw.get_system_shared_memory_status().regions) == [lease.region.name]
+        raw.close()
+
+
+def test_a_broken_repository_shows_the_end_of_the_log(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    (repo / "surg_clip" / "1" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ServerError, match=r"(?s)did not start.*log.*surg_clip"):
+        start_server(repo, threads=1)
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    import socket
+
+    repo, _ = toy_repository(tmp_path)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        ports = {"http_port": holder.getsockname()[1], "grpc_port": _free(), "metrics_port": _free()}
+        with pytest.raises(ServerError, match=r"(?s)taken.*Leave the ports out"):
+            start_server(repo, threads=1, **ports)
+
+
+def test_no_environment_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    monkeypatch.setenv("SURG_TRITON_ENV", str(tmp_path / "none"))
+    with pytest.raises(ServerError, match=r"(?s)make triton-env.*connect\('local:REPO'\)"):
+        start_server(repo)
+
+
+def test_what_is_no_repository_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="surg export"):
+        start_server(tmp_path)
+
+
+def test_the_backend_refuses_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's stub reads silent zeros from numpy 2; here surg's own numpy 2 stands in for a wrong server environment."""
+    import types
+
+    class Refused(Exception):
+        pass
+
+    stub = types.ModuleType("triton_python_backend_utils")
+    stub.TritonModelException = Refused  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub)
+    source = embedded.BACKENDS / "onnxruntime" / "model.py"
+    module: dict[str, object] = {}
+    exec(compile(source.read_text(), str(source), "exec"), module)
+    with pytest.raises(Refused, match="make triton-env"):
+        module["TritonPythonModel"]().initialize({"model_config": "{}"})  # type: ignore[operator]
+
+
+def test_known_pixels_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    """The canary: a server environment with numpy 2 would answer zeros, or nothing, and no error."""
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url) as client:
+        np.testing.assert_allclose(client.clip(clip).embedding[0], clip.reshape(-1, 3).mean(0), rtol=1e-5)
+
+
+def test_metrics_count_what_was_asked(tmp_path: Path) -> None:
+    import urllib.request
+
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url) as client:
+        before = _count(urllib.request.urlopen(server.metrics_url).read().decode())
+        for _ in range(5):
+            client.clip(clip)
+        assert _count(urllib.request.urlopen(server.metrics_url).read().decode()) == before + 5
+
+
+def _count(text: str) -> int:
+    found = re.search(r'nv_inference_request_success\{model="surg_clip",version="1"\} (\d+)', text)
+    assert found
+    return int(found.group(1))
+
+
+def _free() -> int:
+    from surg.serving.engines.guardian import free_ports
+
+    return free_ports([0])[0]

@@ -1,0 +1,186 @@
+"""Videos of any length: windows where they belong, the same on either side, events in files."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surg.data.clips import ClipConfig, frame_times, windows
+from surg.data.preprocess import preprocess
+from surg.data.video import probe, read_frames, write_video
+from surg.errors import ConfigError
+from surg.serving import inference
+from surg.serving.client import Client
+from surg.serving.engine import Server
+from surg.serving.export import Exported
+from surg.serving.stream import cuts
+from tests.serving.conftest import SPEC
+
+ZONE = [[0.2, 0.2], [0.7, 0.2], [0.7, 0.8], [0.2, 0.8]]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 s of moving stripes, 25 frames/s."""
+
+    def frames() -> Iterator[np.ndarray]:
+        x, y = np.meshgrid(np.arange(160), np.arange(120))
+        for time in range(300):
+            wave = 127 + 120 * np.sin((x + 3 * time) / 9) * np.cos((y - time) / 7)
+            yield np.stack([wave, wave[::-1], 255 - wave], -1).astype(np.uint8)
+
+    path = tmp_path_factory.mktemp("video") / "stripes.mp4"
+    write_video(path, frames(), 25)
+    return path
+
+
+def test_windows_are_those_of_the_data_package(video: Path) -> None:
+    config = ClipConfig(num_frames=SPEC.num_frames, fps=SPEC.fps, size=SPEC.size)
+    found = list(cuts(video, SPEC, ZONE, 1.0))
+    assert [cut.end_s for cut in found] == pytest.approx(windows(probe(video).duration_s, config))
+    cut = found[3]
+    expected = preprocess(read_frames(video, frame_times(cut.end_s, config)), SPEC, ZONE)
+    np.testing.assert_array_equal(cut.frames, expected.frames)
+    np.testing.assert_array_equal(cut.zone, expected.zone)
+    assert cut.box == expected.box
+
+
+def test_a_stride_below_the_frame_interval_is_kept(video: Path) -> None:
+    ends = [cut.end_s for cut in cuts(video, SPEC, None, 0.1)]
+    np.testing.assert_allclose(np.diff(ends), 0.1, atol=1e-6)
+    with pytest.raises(ConfigError, match="multiple of"):
+        next(cuts(video, SPEC, None, 0.0137))
+
+
+def test_a_video_shorter_than_a_window_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "short.mp4"
+    write_video(path, (np.full((64, 64, 3), 40 * time, np.uint8) for time in range(5)), 10)
+    (cut,) = cuts(path, SPEC, None, 1.0)
+    assert cut.end_s == pytest.approx(0.5)
+    assert cut.frames[0].mean() < cut.frames[-1].mean()
+
+
+@pytest.mark.triton
+def test_the_server_slides_as_the_client_does(client: Client, video: Path) -> None:
+    here = list(client.watch(video, ZONE, stride_s=0.5))
+    there = list(client.watch(video, ZONE, stride_s=0.5, on_server=True))
+    assert [(window.index, window.start_s, window.end_s) for window in here] == [
+        (window.index, window.start_s, window.end_s) for window in there
+    ]
+    for a, b in zip(here, there):
+        np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-6)
+        assert a.action == b.action
+        assert a.breach == pytest.approx(b.breach, abs=1e-6)
+
+
+def test_part_of_a_video_can_be_watched_with_surprise(local: Client, video: Path) -> None:
+    found = list(local.watch(video, start_s=2, end_s=6, surprise=True))
+    assert found[0].start_s == pytest.approx(2)
+    assert found[-1].end_s <= 6 + 1e-6
+    assert all(window.surprise is not None and window.surprise > 0 for window in found)
+    assert set(found[0].action_probability) == set(local.contract.classes)
+
+
+def test_events_join_windows_above_the_threshold(local: Client, video: Path) -> None:
+    found = list(local.watch(video))
+    everything = list(inference.events(found, 0.0, 1.0))
+    assert [event.kind for event in everything] == ["breach", "breach in 1 s", "breach in 2 s", "breach in 5 s"]
+    assert (everything[0].start_s, everything[0].end_s) == (found[0].end_s, pytest.approx(found[-1].end_s + 1))
+    assert list(inference.events(found, 1.1, 1.0)) == []
+
+
+def test_a_folder_is_followed_until_files_stop_growing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"12")
+    (tmp_path / "notes.txt").write_bytes(b"12")
+    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05)) == [tmp_path / "a.mp4"]
+
+
+def test_infer_writes_json_and_csv(
+    surg: Callable[..., subprocess.CompletedProcess[str]], exported: Exported, video: Path, tmp_path: Path
+) -> None:
+    done = surg(
+        "infer",
+        video,
+        "--server",
+        f"local:{exported.repo}",
+        "--out",
+        "e.json",
+        "--zone",
+        "0.2,0.2 0.7,0.2 0.7,0.8",
+        "--threshold",
+        0,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "breach" in done.stdout
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert written["model"]["architecture"] == "nano"
+    assert len(written["videos"][0]["windows"]) == 11
+    assert written["videos"][0]["windows"][0]["box"] is not None
+    assert video.name not in done.stderr
+    done = surg("infer", video.parent, "--server", f"local:{exported.repo}", "--out", "e.csv", "--stride", 2)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "e.csv").read_text().splitlines()) == 1 + 6
+    assert surg("infer", "nothing.mp4", "--server", f"local:{exported.repo}").returncode == 2
+    assert "surg serve start" in surg("infer", video, SURG_STATE_DIR=str(tmp_path / "none")).stderr
+
+
+@pytest.mark.triton
+def test_serve_commands_work_from_shell_to_shell(
+    surg: Callable[..., subprocess.CompletedProcess[str]], exported: Exported, video: Path, tmp_path: Path
+) -> None:
+    shell = {"SURG_STATE_DIR": str(tmp_path / "state")}
+    started = surg("serve", "start", exported.repo, "--name", "t", "--threads", 1, **shell)
+    assert started.returncode == 0, started.stderr
+    try:
+        status = json.loads(surg("serve", "status", "--name", "t", "--json", **shell).stdout)
+        assert status["triton"] == "2.51.0"
+        assert status["versions"] == [1, 2]
+        assert "runs already" in surg("serve", "start", exported.repo, "--name", "t", **shell).stderr
+        assert surg("infer", video, "--server", status["grpc"]).returncode == 0
+        after = json.loads(surg("serve", "status", "--name", "t", "--json", **shell).stdout)
+        assert after["requests"]["surg_clip/2"] > status["requests"]["surg_clip/2"]
+        assert "HTTPService" in surg("serve", "logs", "--name", "t", "--lines", 200, **shell).stdout
+    finally:
+        stopped = surg("serve", "stop", "--name", "t", **shell)
+    assert stopped.returncode == 0, stopped.stderr
+    assert surg("serve", "status", "--name", "t", **shell).returncode == 1
+
+
+TEN_LINES_GRPC = """
+import numpy as np, tritonclient.grpc as triton
+client = triton.InferenceServerClient(GRPC)
+frames = np.zeros((1, 8, 64, 64, 3), np.uint8)      # B, T, S, S, RGB: prepared clips
+zone = np.ones((1, 4, 4), np.float32)               # all ones: the whole picture
+inputs = [triton.InferInput("frames", frames.shape, "UINT8"), triton.InferInput("zone", zone.shape, "FP32")]
+inputs[0].set_data_from_numpy(frames)
+inputs[1].set_data_from_numpy(zone)
+answer = client.infer("surg_clip", inputs)
+print(answer.as_numpy("breach"))                    # logits per horizon
+client.close()
+"""
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_ten_lines_of_tritonclient_are_enough(server: Server, client: Client, protocol: str) -> None:
+    import sys
+
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+    code = TEN_LINES_GRPC.replace("tritonclient.grpc", f"tritonclient.{protocol}").replace("GRPC", repr(url))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ours = client.clip(np.zeros((8, 64, 64, 3), np.uint8)).breach
+    np.testing.assert_allclose(np.fromstring(done.stdout.strip(" []\n"), sep=" "), ours[0], atol=1e-4)
+
+
+def test_the_client_needs_no_torch() -> None:
+    import sys
+
+    code = (
+        "import sys, surg.serving.client, surg.serving.contract, surg.serving.stream, surg.serving.inference, surg.serving.local;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

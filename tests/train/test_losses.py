@@ -1,0 +1,98 @@
+"""Losses by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from surg.data.manifest import Clip
+from surg.errors import ConfigError
+from surg.train import losses
+from surg.train.breach import breach_targets, breaches_of, place_map
+from surg.train.sources import shares_to_counts
+from surg.train.validate import average_precision
+
+
+def test_info_nce_uses_the_queue_as_negatives() -> None:
+    one = torch.eye(2)
+    alone = losses.info_nce(one, one, None, temperature=1.0)
+    assert float(alone) == pytest.approx(math.log(1 + math.exp(-1)))
+    queue = torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
+    more = losses.info_nce(one, one, queue, temperature=1.0)
+    # Similarities of each view: itself 1, the other 0, the queue -1 and 0.
+    assert float(more) == pytest.approx(math.log(1 + 2 * math.exp(-1) + math.exp(-2)), rel=1e-5)
+
+
+def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_cares_less_for_what_is_known() -> None:
+    logits, target = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+    assert float(losses.focal(logits, target, gamma=0.0)) == pytest.approx(float(plain))
+    sure = 1 / (1 + math.exp(-2))
+    assert float(losses.focal(logits[:1], target[:1], gamma=2.0)) == pytest.approx((1 - sure) ** 2 * -math.log(sure), rel=1e-5)
+
+
+def test_logit_adjustment_adds_the_priors_log_odds() -> None:
+    logit, prior = torch.zeros(1), torch.tensor([0.1])
+    expected = -math.log(1 / (1 + math.exp(-math.log(0.1 / 0.9))))
+    assert float(losses.logit_adjusted(logit, torch.ones(1), prior)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_places_do_not_count() -> None:
+    logits = torch.tensor([[0.0, 50.0]])
+    assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(math.log(2))
+    assert float(losses.dense(logits, torch.full((1, 2), math.nan))) == 0.0
+
+
+def test_the_context_loss_comes_in_between_its_two_steps() -> None:
+    assert [losses.context_weight(step, 0.5) for step in (0, 15_000, 22_500, 30_000, 90_000)] == [0, 0, 0.25, 0.5, 0.5]
+
+
+def test_distance_to_the_nearest_masked_token_is_counted_on_the_grid() -> None:
+    grid = (1, 3, 3)
+    assert losses.distance_to_masked(torch.tensor([[0, 8]]), torch.tensor([[2]]), grid).tolist() == [[2.0, 2.0]]
+
+
+def test_a_sum_without_any_loss_is_refused() -> None:
+    with pytest.raises(ConfigError, match="every weight is 0"):
+        losses.weighted_sum({}, {})
+
+
+def test_a_breach_is_asked_for_now_and_ahead_and_never_guessed() -> None:
+    clip = Clip("v", 0.0, 4.0, "c", labels={"breach": 1, "breach_t0": 2.0, "breach_t1": 3.0})
+    found = breaches_of(clip)
+    assert breach_targets(found, clip, 2.5, (0, 1)).tolist() == [1, 1]
+    assert breach_targets(found, clip, 0.5, (0, 1, 2)).tolist() == [0, 0, 1]
+    # After the breach, two seconds ahead lie beyond the clip: nobody knows.
+    after = breach_targets(found, clip, 3.5, (0, 2))
+    assert after[0] == 0
+    assert np.isnan(after[1])
+
+
+def test_the_breach_map_follows_the_crop() -> None:
+    labels = {"breach": 1, "breach_t0": 0.0, "breach_t1": 1.0, "breach_box": "0.5,0.5,1.0,1.0"}
+    found = breaches_of(Clip("v", 0.0, 1.0, "c", labels=labels))
+    whole = place_map(found, [0.5], (0, 0, 1, 1), (0, 0, 32, 32), 32, 2)
+    assert whole[0].tolist() == [[0, 0], [0, 1]]
+    # Only the lower right quarter is shown: all of it.
+    corner = place_map(found, [0.5, 2.0], (0, 0, 1, 1), (16, 16, 32, 32), 32, 2)
+    assert corner[0].tolist() == [[1, 1], [1, 1]]
+    assert corner[1].max() == 0
+
+
+def test_shares_come_out_even_over_steps() -> None:
+    shares = {"a": 0.85, "b": 0.10, "c": 0.05}
+    totals = dict.fromkeys(shares, 0)
+    for step in range(1, 401):
+        counts = shares_to_counts(shares, 8, step)
+        assert sum(counts.values()) == 8
+        for name, count in counts.items():
+            totals[name] += count
+    for name, share in shares.items():
+        assert totals[name] / 3200 == pytest.approx(share, abs=0.01)
+
+
+def test_average_precision_of_a_published_example() -> None:
+    # scikit-learn's documentation: scores 0.1 0.4 0.35 0.8, truth 0 0 1 1 -> 0.83
+    found = average_precision(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert found == pytest.approx(0.8333, abs=1e-4)

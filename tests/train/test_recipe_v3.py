@@ -1,0 +1,140 @@
+"""Recipe v3's pieces, each against an example worked by hand, and each with an effect on a short run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from surg.train import losses, optim
+from surg.train.config import TrainConfig
+from surg.train.drift import Anchor, relative_change
+from surg.train.flow import flow_weights, motion_guided_visible, warp
+from surg.train.loop import train
+from surg.train.teacher import Teacher
+from surg.train.trainee import clear
+
+Settings = Callable[..., TrainConfig]
+
+
+def test_spd_pulls_back_only_where_the_gradient_points_home() -> None:
+    # w0 = (0, 0), w = (3, 0) -> w' = (5, 0). Drift grows from 3 to 5: r = 2 / 5; strength 0.5 takes 0.5 * 0.4 * 5 = 1 away.
+    start, before = torch.zeros(2), torch.tensor([3.0, 0.0])
+    after = torch.tensor([5.0, 0.0])
+    optim.project(after, before, start, torch.tensor([1.0, 0.0]), 0.5)  # descent along -g leads home: c = -3 < 0
+    assert after.tolist() == pytest.approx([4.0, 0.0])
+    after = torch.tensor([5.0, 0.0])
+    optim.project(after, before, start, torch.tensor([-1.0, 0.0]), 0.5)  # descent leads on: nothing happens
+    assert after.tolist() == [5.0, 0.0]
+    after = torch.tensor([2.0, 0.0])
+    optim.project(after, before, start, torch.tensor([1.0, 0.0]), 0.5)  # the drift shrinks: r = 0
+    assert after.tolist() == [2.0, 0.0]
+    after = torch.tensor([5.0, 0.0])
+    optim.project(after, before, start, torch.tensor([1.0, 0.0]), 1.0)  # strength 1: back to the sphere it came from
+    assert float(after.norm()) == pytest.approx(3.0)
+
+
+def test_clear_is_the_mean_squared_distance_to_the_stored_features() -> None:
+    now, stored = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    assert float(clear(now, stored)) == pytest.approx((1 + 4 + 0 + 4) / 4)
+
+
+def test_a_salt_teacher_never_moves_and_an_ema_teacher_moves_by_its_formula() -> None:
+    student = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(student.weight, 1.0)
+    salt, ema = Teacher(student, frozen=True), Teacher(student)
+    nn.init.constant_(student.weight, 3.0)
+    for teacher in (salt, ema):
+        teacher.follow(student, 0.75)
+    assert float(salt.encoder.weight.detach()) == 1.0
+    assert float(ema.encoder.weight.detach()) == pytest.approx(0.75 * 1 + 0.25 * 3)
+
+
+def test_mgmae_masks_move_by_one_patch_where_everything_moves_by_one_patch() -> None:
+    flow = torch.zeros(1, 4, 6, 6, 2)
+    flow[..., 0] = 1.0
+    seen = motion_guided_visible(flow, visible=12, generator=torch.Generator().manual_seed(0))
+    assert seen.sum(dim=(2, 3)).tolist() == [[12] * 4]
+    for step in range(3):
+        # What was seen and stays in the picture is seen one patch to the right.
+        moved = seen[0, step, :, :-1]
+        assert bool((seen[0, step + 1, :, 1:] | ~moved).float().mean() > 0.85)
+    still = motion_guided_visible(torch.zeros(1, 4, 6, 6, 2), 12, torch.Generator().manual_seed(0))
+    assert all(torch.equal(still[0, 0], still[0, step]) for step in range(4))
+
+
+def test_warp_takes_the_value_from_where_it_came() -> None:
+    values = torch.arange(9.0).view(1, 3, 3)
+    flow = torch.zeros(1, 3, 3, 2)
+    flow[..., 0] = 1.0
+    moved = warp(values, flow)[0]
+    assert moved[:, 1:].tolist() == [[0, 1], [3, 4], [6, 7]]
+    assert moved[:, 0].tolist() == [-1, -1, -1]
+
+
+def test_flow_weights_vary_and_change_the_loss() -> None:
+    flow = torch.zeros(1, 1, 1, 2, 2)
+    flow[0, 0, 0, 1, 0] = 2.0  # |flow| = 0 and 2, mean 1
+    weights = flow_weights(flow, 0.5)
+    assert weights.tolist() == [[1.0, 2.0]]
+    predicted, target = torch.tensor([[[1.0], [4.0]]]), torch.zeros(1, 2, 1)
+    # Weights are scaled to mean 1: (2/3 * 1 + 4/3 * 4) / 2 = 3; without them 2.5.
+    assert float(losses.latent(predicted, target, weight=weights)) == pytest.approx(3.0)
+    assert float(losses.latent(predicted, target)) == pytest.approx(2.5)
+
+
+def test_ewc_and_the_anchor_pull_by_their_formulas() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    anchor = Anchor(layer)
+    layer.weight.grad = torch.full_like(layer.weight, 3.0)
+    anchor.add_fisher(layer, 1.0)  # F = 9
+    nn.init.constant_(layer.weight, 2.0)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    penalties = anchor.pull(layer, l2=0.5, ewc=0.1)
+    # 0.5 * 1^2 = 0.5; 0.1 / 2 * 9 * 1 = 0.45; gradients 2 * 0.5 * 1 + 0.1 * 9 * 1 = 1.9
+    assert float(penalties["anchor"]) == pytest.approx(0.5)
+    assert float(penalties["ewc"]) == pytest.approx(0.45)
+    assert float(layer.weight.grad) == pytest.approx(1.9)
+
+
+def test_wise_ft_averages_start_and_end() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    anchor = Anchor(layer)
+    nn.init.constant_(layer.weight, 5.0)
+    anchor.average(layer, 0.25)
+    assert float(layer.weight.detach()) == pytest.approx(2.0)
+
+
+PIECES = {
+    "SALT": "teacher.frozen=false",
+    "LP-FT": "drift.lpft=0",
+    "SPD": "optim.spd=0",
+    "CLEAR": "loss.weights.clear=0",
+    "MGMAE masks": "masks.kind=multiblock",
+    "MGMAE weights": "loss.flow_weight=0",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    return {}
+
+
+@pytest.mark.parametrize("piece", list(PIECES))
+def test_leaving_out_a_piece_of_recipe_v3_moves_the_weights(
+    piece: str, settings: Settings, tmp_path: Path, whole: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    common = ("steps=8", "optim.lr=5e-3", "teacher.momentum=0.0", "loss.weights.clear=2", "save_every=100", "val_batches=1")
+
+    def weights(name: str, *more: str) -> dict[str, torch.Tensor]:
+        train(settings("surgery", *common, *more), tmp_path / name)
+        state = torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True)["trainee"]
+        return {key: value for key, value in state.items() if key.startswith("encoder.")}
+
+    if "all" not in whole:
+        whole["all"] = weights("all")
+    other = weights("other", PIECES[piece])
+    assert relative_change(whole["all"].values(), other.values()) > 1e-3

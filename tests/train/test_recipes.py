@@ -1,0 +1,71 @@
+"""Every shipped recipe runs, and what it trains is what it says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from surg.errors import ConfigError
+from surg.model.checkpoint import load_bundle
+from surg.train import recipes
+from surg.train.build import load_start
+from surg.train.config import TrainConfig
+from surg.train.loop import train
+
+Settings = Callable[..., TrainConfig]
+# The encoder may not move in these.
+FROZEN = {"probe", "pretrain-head", "surgery-head", "stage1", "stage1-8gb", "stage1-mps", "stage2"}
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipe_trains_what_it_says_and_leaves_a_bundle(name: str, settings: Settings, tmp_path: Path) -> None:
+    steps = 6 if "surgery" in name else 3
+    config = settings(name, f"steps={steps}", "accumulate=1", "save_every=100")
+    outcome = train(config, tmp_path / "run")
+    assert outcome.step == steps
+    bundle = load_bundle(outcome.run / "checkpoints" / "last.safetensors")
+    assert bundle.meta["preprocess"]["size"] == 48
+    assert bundle.meta["data_fingerprint"]
+    torch.manual_seed(config.seed)
+    before = load_start(config).encoder.state_dict()
+    moved = any(not torch.equal(before[key], value) for key, value in bundle.part("encoder").state_dict().items())
+    assert moved == (name not in FROZEN)
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="Did you mean surgery"):
+        recipes.load_recipe("surgeri")
+
+
+def test_a_misspelt_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        recipes.load_recipe("pretrain", overrides=["optim.lrr=1"])
+
+
+def test_the_guides_numbers_stand_in_the_recipes() -> None:
+    plain, finetune = recipes.load_recipe("stage1"), recipes.load_recipe("stage1-finetune")
+    assert (plain.epochs, plain.batch_size, plain.optim.lr, plain.trainable.encoder) == (10, 4, 2e-4, "none")
+    assert plain.schedule.warmup * plain.epochs == 2
+    assert (finetune.epochs, finetune.batch_size, finetune.optim.lr, finetune.trainable.encoder) == (15, 2, 1e-4, "all")
+    assert recipes.load_recipe("stage1-8gb").batch_size == 1
+    assert recipes.load_recipe("stage1-8gb").data.workers == 2
+    assert recipes.load_recipe("stage1-mps").device == "mps"
+
+
+def test_surgery_follows_the_diagram() -> None:
+    config = recipes.load_recipe("surgery")
+    assert [round(stage.depth * 40) for stage in config.stages] == [10, 20, 30]
+    diagram = ({"layout": 1}, {"agent": 0.9, "layout": 0.1}, {"interaction": 0.85, "agent": 0.1, "layout": 0.05})
+    for stage, shares in zip(config.stages, diagram):
+        factor = {name: share for name, share in stage.mix.items() if name != "raw"}
+        assert {name: share / sum(factor.values()) for name, share in factor.items()} == pytest.approx(shares)
+        assert stage.mix["raw"] == pytest.approx(0.1)
+
+
+def test_the_drawn_recipe_sees_4608_tokens_of_ten_seconds() -> None:
+    config = recipes.load_recipe("pretrain-vitg384")
+    side = config.data.size // 16
+    assert config.data.num_frames // 2 * side * side == 4608
+    assert config.data.num_frames / config.data.fps == pytest.approx(10)
+    assert config.teacher.momentum == 0.99925

@@ -1,0 +1,65 @@
+"""Stage 1 as the integration guide promises it, its flags and its file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from surg.model.world import SurgicalActionConditionedWorldModel
+from surg.train.config import TrainConfig
+from surg.train.launch import Choices, resolve
+from surg.train.loop import train
+
+Settings = Callable[..., TrainConfig]
+
+
+def test_every_tensor_of_the_predictor_gets_a_gradient_and_moves(settings: Settings, tmp_path: Path) -> None:
+    train(settings("stage1", "steps=2", "data.sources.main.val_split=none"), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "resume.pt", weights_only=True)
+    moments = {name for name in state["optimizer"] if name.startswith("predictor.")}
+    weights = {name for name in state["trainee"] if name.startswith("predictor.")}
+    # Of the mask tokens only the first is used while training, upstream as here.
+    assert weights - moments == {f"predictor.mask_tokens.{n}" for n in range(1, 10)}
+
+
+def test_the_guides_loading_snippets_work(settings: Settings, tmp_path: Path) -> None:
+    train(settings("stage1-finetune", "steps=4"), tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best_vjepa2_finetuned.pth"
+
+    checkpoint = torch.load(path, weights_only=True)
+    config = checkpoint["config"]
+    model = SurgicalActionConditionedWorldModel(**config)
+    model.load_state_dict(checkpoint["full_model_state_dict"])
+    assert config["encoder_dim"] == 48
+
+    told = f"Epoch: {checkpoint['epoch']}\nLoss: {checkpoint['loss']:.4f}\nConfig: {checkpoint['config']}"
+    assert told.startswith("Epoch: 2")
+
+
+def test_an_epoch_prints_its_losses_with_their_trend(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(settings("stage1", "epochs=2", "steps=null", "loss.weights.mask_aux=0.1"), tmp_path / "run")
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch 02")]
+    assert lines
+    for name in ("Temporal Loss", "Contrastive Loss", "Mask Loss", "Latent Loss", "Total Loss"):
+        assert name in lines[0]
+    assert "creasing" in lines[0]
+    assert any("saved best" in record.getMessage() for record in caplog.records)
+
+
+def test_the_guides_flags_reach_the_settings(tissue: Path) -> None:
+    choices = Choices(
+        "stage1", [str(tissue)], init="w.pt", encoder_frozen=False, num_epochs=8, batch_size=3, learning_rate=1e-3,
+        warmup_epochs=2, use_mask_aux=True, lambda_mask=0.3, num_workers=5, device="cpu", seed=4,
+    )  # fmt: skip
+    config = resolve(choices)
+    assert config.init == "w.pt"
+    assert (config.trainable.encoder, config.optim.encoder_lr) == ("all", 0.1)
+    assert (config.epochs, config.batch_size, config.optim.lr, config.schedule.warmup) == (8, 3, 1e-3, 0.25)
+    assert (config.loss.weights.mask_aux, config.data.workers, config.device, config.seed) == (0.3, 5, "cpu", 4)
+    assert config.data.sources["main"].manifest == tissue
+    frozen = resolve(Choices("stage1", [str(tissue)], encoder_frozen=True, use_mask_aux=True))
+    assert (frozen.trainable.encoder, frozen.loss.weights.mask_aux) == ("none", 0.1)

@@ -1,0 +1,88 @@
+"""Trouble is answered by behaviour and by a sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surg.errors import ConfigError, DataError, RunError
+from surg.train.config import TrainConfig
+from surg.train.device import choose_device, choose_precision
+from surg.train.launch import Choices, resolve
+from surg.train.loop import train
+from surg.train.trainee import Trainee
+from surg.train.trouble import Watchdog
+
+Settings = Callable[..., TrainConfig]
+
+
+def test_nan_stops_the_run_and_names_the_loss() -> None:
+    with pytest.raises(RunError, match=r"from action.*\n.*lr=5e-05"):
+        Watchdog(1e-4, 1.0).see(7, float("nan"), {"action": float("nan"), "jepa": 0.3})
+
+
+def test_growth_and_standstill_are_warned_about_with_the_guides_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    dog = Watchdog(2e-4, None, window=5)
+    for step in range(1, 31):
+        dog.see(step, 0.69, {})
+    assert "does not fall" in caplog.text
+    assert "4e-4" in caplog.text
+    for step in range(31, 41):
+        dog.see(step, 15.0, {})
+    assert "explodes" in caplog.text
+    assert "optim.clip=1.0" in caplog.text
+
+
+def test_out_of_memory_splits_the_batch_and_keeps_the_gradients(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings("scratch", "steps=2", "loss.weights.motion_aux=0")
+    train(config, tmp_path / "whole")
+    plain = Trainee.forward
+
+    def small_memory(self: Trainee, batch: Any, *rest: Any) -> dict[str, torch.Tensor]:
+        if self.training and len(batch) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(self, batch, *rest)
+
+    monkeypatch.setattr(Trainee, "forward", small_memory)
+    train(config, tmp_path / "split")
+    assert "split into 2 parts of 2 clips" in caplog.text
+    one, two = (torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True) for name in ("whole", "split"))
+    for name, tensor in one["trainee"].items():
+        assert torch.allclose(tensor, two["trainee"][name], atol=2e-5), name
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_way_out() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device auto"):
+            choose_device("cuda")
+    assert choose_precision("auto", "mps") == "fp32"
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        choose_precision("fp16", "cpu")
+
+
+def test_missing_manifests_and_splits_say_what_to_do(settings: Settings, tissue: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--data main="):
+        train(resolve(Choices("pretrain", [])), tmp_path / "none")
+    with pytest.raises(DataError, match=r"train: \d+"):
+        train(settings("pretrain", "data.sources.main.split=operating"), tmp_path / "split")
+    with pytest.raises(ConfigError, match="no source 'room'"):
+        resolve(Choices("pretrain", ["room=x.parquet"]))
+    with pytest.raises(ConfigError, match="surg data index"):
+        resolve(Choices("pretrain", [str(tmp_path)]))
+
+
+def test_test_clips_may_not_be_trained_or_chosen_on(tissue: Path) -> None:
+    for key in ("split", "val_split"):
+        with pytest.raises(ConfigError, match="test clips may neither"):
+            resolve(Choices("pretrain", [str(tissue)], overrides=[f"data.sources.main.{key}=test"]))
+
+
+def test_a_run_is_not_written_over(settings: Settings, tmp_path: Path) -> None:
+    config = settings("pretrain-head", "steps=1")
+    train(config, tmp_path / "run")
+    with pytest.raises(RunError, match="--resume"):
+        train(config, tmp_path / "run")
