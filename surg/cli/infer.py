@@ -1,9 +1,13 @@
 """`surg infer`: clips, folders and long videos through a server, to events in JSON or CSV."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from surg.serving.client import Client
+    from surg.serving.inference import Report
 
 app = typer.Typer(help="Run videos through a served model and write what it saw.")
 
@@ -78,7 +82,16 @@ def infer(
             typer.echo("\nKeep every window: --out events.json")
 
 
-def _with_progress(client, video, place, zone, stride, threshold, surprise, on_server):  # type: ignore[no-untyped-def]
+def _with_progress(
+    client: "Client",
+    video: Path,
+    place: str,
+    zone: list[list[float]] | None,
+    stride: float,
+    threshold: float | None,
+    surprise: bool,
+    on_server: bool,
+) -> "Report":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -101,7 +114,7 @@ def _with_progress(client, video, place, zone, stride, threshold, surprise, on_s
         )  # fmt: skip
 
 
-def _print(report) -> None:  # type: ignore[no-untyped-def]
+def _print(report: "Report") -> None:
     from collections import Counter
 
     actions = Counter(window.action for window in report.windows if window.action)

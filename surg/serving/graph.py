@@ -60,7 +60,7 @@ class GraphTables(nn.Module):
 
     def __init__(self, rope: RopeTable, heads: int) -> None:
         super().__init__()
-        cos, sin = (table[0, :, 0].float().unflatten(1, (2, -1)) for table in (rope.cos, rope.sin))
+        cos, sin = (table[0, :, 0].float().reshape(table.shape[1], 2, -1) for table in (rope.cos, rope.sin))
         for half, name in enumerate(("even", "odd")):
             self.register_buffer(f"cos_{name}", cos[:, half].repeat(1, heads))
             self.register_buffer(f"sin_{name}", sin[:, half].repeat(1, heads))
@@ -86,6 +86,7 @@ class GraphPatches(nn.Module):
     def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         weight = encoder.patch_embed.proj.weight.detach().double()  # D, C, u, p, p
+        assert encoder.patch_embed.proj.bias is not None
         bias = encoder.patch_embed.proj.bias.detach().double()
         self.tubelet, self.patch = encoder.config.tubelet_size, encoder.config.patch_size
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)

@@ -9,6 +9,7 @@ B clips, T frames, S side, N = t*h*w tokens, D width, A classes, H horizons, L l
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from surg.config import Config, validate
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import ExportError
 from surg.model.bundle import Bundle
+from surg.model.config import EncoderConfig, FactorizedConfig
 from surg.model.encoder import Encoder
 from surg.model.predictor import Predictor
 from surg.serving.contract import Contract, ModelSpec, TensorSpec
@@ -92,6 +94,8 @@ class WorldModel(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         shape = self.shape
+        # Cast before Slice: TensorRT's parser refuses to slice uint8 (a test with TensorRT-RTX found it).
+        frames = frames.to(next(self.parameters()).dtype)
         levels = self.full(frames, shape.levels)
         tokens = torch.cat(levels, -1)
         past = torch.cat(self.earlier(frames[:, : shape.earlier_frames], shape.levels), -1)
@@ -125,7 +129,8 @@ class PlainEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 1, 1, 1, 3))
 
     def forward(self, frames: Tensor, levels: Any = None) -> list[Tensor]:
-        clip = ((frames.to(self.mean.dtype) * (1.0 / 255.0) - self.mean) / self.std).permute(0, 4, 1, 2, 3)
+        mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)
+        clip = ((frames.to(mean.dtype) * (1.0 / 255.0) - mean) / std).permute(0, 4, 1, 2, 3)
         return [cast(Tensor, self.encoder(clip))] * (len(levels) if levels else 1)
 
 
@@ -146,14 +151,17 @@ def prepare(bundle: Bundle, config: ServedConfig, architecture: str = "") -> Ser
             "The checkpoint holds no encoder, so there is nothing to serve. surg weights inspect PATH shows what it holds."
         )
     spec = validate(PreprocessSpec, bundle.meta.get("preprocess") or {})
-    patch, tubelet = bundle.encoder.config.patch_size, bundle.encoder.config.tubelet_size
+    settings = cast(EncoderConfig | FactorizedConfig, bundle.encoder.config)
+    patch, tubelet = settings.patch_size, settings.tubelet_size
     if spec.patch_size != patch or spec.num_frames % tubelet:
         raise ExportError(
             f"The checkpoint's preprocessing ({spec.num_frames} frames, patches of {spec.patch_size}) does not fit its encoder "
             f"(tubelets of {tubelet} frames, patches of {patch})."
         )
     grid = (spec.num_frames // tubelet, spec.size // patch, spec.size // patch)
-    heads = {name: copy.deepcopy(bundle.heads[name]) for name in ("action", "sterility") if name in bundle.heads}
+    heads: dict[str, nn.Module] = {
+        name: copy.deepcopy(bundle.heads[name]) for name in ("action", "sterility") if name in bundle.heads
+    }
     encoder = _graph_encoder(bundle.encoder, spec, spec.num_frames)
     clip = ClipModel(encoder, heads, grid)
     modules: dict[str, nn.Module] = {"surg_clip": clip}
@@ -220,7 +228,9 @@ def _contract(
     architecture: str,
 ) -> Contract:
     t, h, w = grid
-    width = bundle.encoder.config.embed_dim  # type: ignore[union-attr]
+    assert bundle.encoder is not None
+    encoder = cast(EncoderConfig | FactorizedConfig, bundle.encoder.config)
+    width = encoder.embed_dim
     classes, horizons = _classes(bundle), _horizons(bundle)
     frames = TensorSpec(name="frames", dtype="UINT8", shape=(spec.num_frames, spec.size, spec.size, 3), axes="T S S C")
     zone = TensorSpec(name="zone", dtype="FP32", shape=(h, w), axes="h w")
@@ -239,8 +249,9 @@ def _contract(
     models = []
     for name, module in modules.items():
         outputs = tuple(
-            TensorSpec(name=out, dtype="FP32", shape=tensors[out][0], axes=tensors[out][1]) for out in module.output_names
-        )  # type: ignore[union-attr]
+            TensorSpec(name=out, dtype="FP32", shape=tensors[out][0], axes=tensors[out][1])
+            for out in cast(Sequence[str], module.output_names)
+        )
         inputs = (frames, zone) if name == "surg_clip" else (frames,)
         models.append(ModelSpec(name=name, inputs=inputs, outputs=outputs, max_batch_size=config.max_batch_size))
     models.append(_video_spec(models[0], spec, zone))
@@ -251,7 +262,7 @@ def _contract(
         classes=classes,
         horizons_s=horizons,
         world_horizons=config.horizon_tubelets if "surg_world" in modules else 0,
-        world_step_s=bundle.encoder.config.tubelet_size / spec.fps,  # type: ignore[union-attr]
+        world_step_s=encoder.tubelet_size / spec.fps,
         thresholds={key: float(value) for key, value in dict(bundle.meta.get("thresholds") or {}).items()},
         models=tuple(models),
     )
@@ -275,7 +286,7 @@ def _classes(bundle: Bundle) -> tuple[str, ...]:
     head = bundle.heads.get("action")
     if head is None:
         return ()
-    count = int(head.config["num_classes"])  # type: ignore[index,call-overload]
+    count = int(cast(dict[str, Any], head.config)["num_classes"])
     names = tuple(str(name) for name in bundle.meta.get("classes") or ())
     if names and len(names) != count:
         raise ExportError(
@@ -286,4 +297,4 @@ def _classes(bundle: Bundle) -> tuple[str, ...]:
 
 def _horizons(bundle: Bundle) -> tuple[float, ...]:
     head = bundle.heads.get("sterility")
-    return tuple(float(second) for second in head.horizons_s) if head is not None else ()  # type: ignore[union-attr,arg-type]
+    return tuple(float(second) for second in cast(tuple[float, ...], head.horizons_s)) if head is not None else ()

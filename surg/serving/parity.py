@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -194,7 +195,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def _runner(client: Client, model: str) -> Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], Outputs]:
     def run(frames: npt.NDArray[np.uint8], zone: npt.NDArray[np.float32]) -> Outputs:
-        inputs = {"frames": frames, "zone": zone} if model == "surg_clip" else {"frames": frames}
+        inputs: dict[str, npt.NDArray[Any]] = {"frames": frames, "zone": zone} if model == "surg_clip" else {"frames": frames}
         return dict(client.raw(model, inputs).outputs)
 
     return run

@@ -23,6 +23,15 @@ def server_metadata(http_url: str) -> dict[str, Any]:
     return dict(_call(http_url, "GET", "/v2", {}))
 
 
+def what_matters(log: str) -> str:
+    """The lines of a Triton log that say what is wrong: its errors without the tables' padding, else its end."""
+    lines = [" ".join(line.replace("|", " ").split()) for line in log.splitlines()]
+    telling = [
+        line for line in lines if line.startswith(("E1", "E0", "error:")) or "UNAVAILABLE" in line or "Exception" in line
+    ]
+    return "\n".join(dict.fromkeys(telling or lines[-30:]))[-4000:]
+
+
 def _call(http_url: str, method: str, path: str, headers: dict[str, str]) -> Any:
     connection = http.client.HTTPConnection(http_url.removeprefix("http://"), timeout=60)
     try:

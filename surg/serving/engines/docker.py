@@ -13,7 +13,7 @@ from typing import Any
 from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
-from surg.serving.engines.admin import load_model
+from surg.serving.engines.admin import load_model, what_matters
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """Pinned: an engine built by TensorRT loads only under the version that built it."""
@@ -199,7 +199,7 @@ def _wait(server: DockerServer, container: Any, timeout_s: float) -> None:
     while time.monotonic() < deadline:
         container.reload()
         if container.status in ("exited", "dead"):
-            raise ServerError(f"Triton ended while it started. The end of its log:\n{server.log_tail()}")
+            raise ServerError(f"Triton ended while it started. The end of its log:\n{what_matters(server.log_tail(2000))}")
         if _ready(server.http_url):
             return
         time.sleep(0.2)

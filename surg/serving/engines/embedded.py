@@ -22,6 +22,7 @@ from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
 from surg.serving.contract import Contract
+from surg.serving.engines.admin import load_model, what_matters
 
 logger = logging.getLogger(__name__)
 
@@ -143,13 +144,13 @@ class EmbeddedServer:
             shutil.rmtree(self.folder, ignore_errors=True)
             return rc
         pid = self.state.get("guardian_pid")
-        if process_exists(pid):
-            os.kill(int(pid), signal.SIGTERM)
+        if isinstance(pid, int) and process_exists(pid):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + EXIT_TIMEOUT_S + 20
         while process_exists(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        rc = self.state.get("rc")
-        return int(rc) if rc is not None else 1
+        status = self.state.get("rc")
+        return int(status) if status is not None else 1
 
     def rollback(self, to: int | None = None) -> tuple[list[int], list[int]]:
         """Serve older versions and make the running server take them, without a restart. Returns (before, now)."""
@@ -159,8 +160,6 @@ class EmbeddedServer:
 
     def reload(self) -> None:
         """Make the running server read the repository again: after an export into it or a rollback."""
-        from surg.serving.engines.admin import load_model
-
         for path in sorted(self.repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
             load_model(self.http_url, path.parent.name, ADMIN_HEADER, str(self.state["admin_key"]))
 
@@ -221,19 +220,10 @@ def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_
     while server.state.get("status") != "ready":
         if server.state.get("status") == "failed" or guardian.poll() is not None or time.monotonic() > deadline:
             reason = server.state.get("error") or "it took too long"
-            tail = _what_matters(server.log_tail(2000))
+            tail = what_matters(server.log_tail(2000))
             server.stop()
             raise ServerError(f"The embedded Triton did not start: {reason}.\n{_advice(tail)}The end of its log:\n{tail}")
         time.sleep(0.02)
-
-
-def _what_matters(log: str) -> str:
-    """The lines of a Triton log that say what is wrong: its errors without the tables' padding, else its end."""
-    lines = [" ".join(line.replace("|", " ").split()) for line in log.splitlines()]
-    telling = [
-        line for line in lines if line.startswith(("E1", "E0", "error:")) or "UNAVAILABLE" in line or "Exception" in line
-    ]
-    return "\n".join(dict.fromkeys(telling or lines[-30:]))[-4000:]
 
 
 def _advice(log: str) -> str:

@@ -9,6 +9,7 @@ A request that fails alone fails alone: when a batch breaks, its requests are ru
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,10 +18,10 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     @staticmethod
-    def auto_complete_config(config):
+    def auto_complete_config(config: Any) -> Any:
         return config
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         if int(np.__version__.split(".")[0]) >= 2:
             raise pb_utils.TritonModelException(
                 f"numpy {np.__version__} in the server's environment: Triton's Python stub reads silent zeros from numpy 2. "
@@ -42,7 +43,7 @@ class TritonPythonModel:
         self.outputs = [entry["name"] for entry in config["output"]]
         self.batched = config["max_batch_size"] > 0
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         try:
             feeds = [self.feed(request) for request in requests]
             if self.batched and len(feeds) > 1:
@@ -53,23 +54,23 @@ class TritonPythonModel:
             )
         return [self.single(request) for request in requests]
 
-    def single(self, request):
+    def single(self, request: Any) -> Any:
         try:
             return self.respond(self.session.run(self.outputs, self.feed(request)))
         except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
             message = f"onnxruntime could not run this request: {str(error).splitlines()[0][:500]}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
 
-    def feed(self, request):
+    def feed(self, request: Any) -> dict[str, Any]:
         return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
 
-    def join(self, feeds):
+    def join(self, feeds: list[dict[str, Any]]) -> dict[str, Any]:
         return {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
 
-    def split(self, results, feeds):
+    def split(self, results: list[Any], feeds: list[dict[str, Any]]) -> list[Any]:
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])
         starts = ends - [len(feed[self.inputs[0]]) for feed in feeds]
         return [self.respond([result[start:end] for result in results]) for start, end in zip(starts, ends)]
 
-    def respond(self, results):
+    def respond(self, results: list[Any]) -> Any:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in zip(self.outputs, results)])

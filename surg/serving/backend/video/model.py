@@ -5,19 +5,20 @@ an ordinary request to surg_clip of the same version, so it shares that model's 
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         self.version = int(args["model_version"])
         self.outputs = [entry["name"] for entry in config["output"] if entry["name"] != "window"]
         self.window = int(config["parameters"]["window_frames"]["string_value"])
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -28,7 +29,7 @@ class TritonPythonModel:
                 )
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def slide(self, request, sender):
+    def slide(self, request: Any, sender: Any) -> None:
         frames = pb_utils.get_input_tensor_by_name(request, "frames").as_numpy()
         zone = pb_utils.get_input_tensor_by_name(request, "zone").as_numpy()
         stride = int(pb_utils.get_input_tensor_by_name(request, "stride").as_numpy()[0])
