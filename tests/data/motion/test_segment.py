@@ -87,7 +87,7 @@ def test_a_patch_that_is_only_a_little_greyer_is_smoke():
     cv2.circle(weight, (190, 30), 40, 0.45, -1)
     smoky = (frames * (1 - weight) + grey * weight).astype(np.uint8)
     assert len(instruments(smoky, EndoscopicConfig())[0]) == 1
-    assert len(instruments(smoky, EndoscopicConfig(step=1.0))[0]) == 2
+    assert len(instruments(smoky, EndoscopicConfig(step=1.0))[0]) > 1
 
 
 def test_the_picture_of_an_endoscope_ends_at_its_circle():
