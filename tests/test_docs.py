@@ -3,6 +3,7 @@
 Commands are resolved and parsed, not run: a renamed command or option turns this red, a slow one costs nothing.
 """
 
+import functools
 import itertools
 import re
 import shlex
@@ -54,6 +55,7 @@ def words(command: str) -> list[str]:
     return found[1:]
 
 
+@functools.cache
 def root_command() -> Any:
     import typer.main
 
@@ -125,15 +127,16 @@ def test_every_link_between_the_pages_leads_somewhere(page: Path, target: str) -
 def test_recipes_and_settings_that_the_pages_name_exist() -> None:
     from surg.train.recipes import load_recipe, names
 
-    told = []
+    told = set()
     for parameter in COMMANDS:
         found = words(str(parameter.values[0]))
-        if found[:1] == ["train"] and found[1] in names():
-            changes = [value for word, value in itertools.pairwise(found) if word == "--set"]
-            told.append(load_recipe(found[1], overrides=changes).recipe)
-        elif found[:1] == ["train"]:
+        if found[0] == "train" and found[1] in names():
+            told.add((found[1], *(value for word, value in itertools.pairwise(found) if word == "--set")))
+        elif found[0] == "train":
             assert found[1] == "list" or found[1].isupper() or found[1].endswith(".yaml"), f"no recipe {found[1]!r}"
     assert told
+    for recipe, *changes in sorted(told):
+        load_recipe(recipe, overrides=changes)
 
 
 def test_every_page_is_in_the_index() -> None:
