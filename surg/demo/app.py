@@ -206,7 +206,7 @@ def _api(page: Page) -> None:
         events: dict[str, Any] = _or_sentence(lambda: page.events(Path(video), zone, stride_s))
         return events
 
-    gr.api(analyse, api_name="analyse")
+    gr.api(analyse, api_name="analyse")  # type: ignore[attr-defined]  # exported, but not named in their __all__
 
 
 def _live_tab(page: Page) -> None:

@@ -55,7 +55,7 @@ def exported(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported
     export_repository(
         make_bundle(bundle.with_name("older.safetensors"), seed=1), repo, served=small, clips=4, through_server=False
     )
-    return export_repository(bundle, repo, served=small, clips=4, through_server=False)
+    return export_repository(bundle, repo, served=small, clips=10, through_server=False)
 
 
 @pytest.fixture(scope="session")
