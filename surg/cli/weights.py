@@ -27,7 +27,7 @@ def list_(as_json: Json = False) -> None:
     """Models by name: size, file, licence, input and memory."""
     from surg.model import zoo
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, config in zoo.ENCODERS.items():
         facts = zoo.RELEASED.get(name)
         pixels, frames = (facts.pixels, facts.frames) if facts else (160, 16)
