@@ -13,7 +13,6 @@ TRITON_HASH := $(shell sha256sum requirements/triton.txt | cut -c1-12)
 ENV := .venv/ready-$(HASH)
 TRITON_ENV := .venv-triton/ready-$(TRITON_HASH)
 BIN := .venv/bin
-RUN ?= runs/quickstart
 WORKERS ?= 2
 
 .PHONY: help
@@ -60,6 +59,29 @@ test-slow: $(ENV) $(TRITON_ENV) system ## Run the tests that take minutes
 .PHONY: test-gpu
 test-gpu: $(ENV) ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+MODEL ?= runs/quickstart/adapted
+.PHONY: eval
+eval: $(ENV) $(TRITON_ENV) ## Evaluate MODEL through the embedded server (or SERVER=host:8001); BASELINE=file fails when a number got worse
+	$(BIN)/surg eval all --checkpoint $(MODEL) $(if $(SERVER),--server $(SERVER)) $(if $(BASELINE),--baseline $(BASELINE)) --out runs/eval
+
+.PHONY: demo
+demo: $(ENV) $(TRITON_ENV) ## Open the page that shows what the model sees
+	$(BIN)/surg demo
+
+.PHONY: serve
+serve: $(ENV) $(TRITON_ENV) ## Start Triton on REPO (default: what the quickstart exported)
+	$(BIN)/surg serve start $(or $(REPO),runs/quickstart/repository)
+
+.PHONY: bench
+bench: $(ENV) $(TRITON_ENV) ## Measure model, export and decoding against their yardsticks (about half an hour on a quiet machine)
+	$(BIN)/python benchmarks/model_speed.py
+	$(BIN)/python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_local.json
+	$(BIN)/python benchmarks/decode.py --hardware local
+
+.PHONY: ablation
+ablation: $(ENV) ## Train and judge every arm on the simulators (hours)
+	$(BIN)/python benchmarks/ablation.py --hardware local
 
 .PHONY: docker-test
 docker-test: $(ENV) $(TRITON_ENV) ## Build and run the images and the compose file (root and Debian's docker.io)

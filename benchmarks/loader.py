@@ -105,19 +105,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hardware", default="unnamed")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 720], help="sides of the source videos in pixels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for size, seconds in ((224, 8), (720, 8)):
+        for size, seconds in ((side, 8) for side in options.sizes):
             path = make_data(Path(folder) / str(size), size, videos=12, seconds=seconds)
             cost = decode_cost(path, options.batch)
             rows += [
                 {"video": f"{size} px, 15 fps", "workers": workers, "cpu_ms_per_clip": cost}
                 | measure(path, options.batch, workers, options.steps)
-                for workers in (1, 2)
+                for workers in options.workers
             ]
     now = datetime.now(UTC)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -2,7 +2,7 @@
 
     python benchmarks/model_memory.py --model vitg --folder /tmp/vitg
 
-Writes a file of random weights first (as large as the real one's encoder and predictor), then measures `ru_maxrss`, which counts
+Writes a file of made-up weights first (as large as the real one's encoder and predictor), then measures `ru_maxrss`, which counts
 mapped pages of the file too.
 """
 
@@ -18,7 +18,7 @@ WRITE = """
 import torch; from surg.model.zoo import *; from surg.model.encoder import Encoder; from surg.model.predictor import Predictor
 with torch.device("meta"):
     parts = {"target_encoder": Encoder(encoder_config(MODEL)), "predictor": Predictor(predictor_config(MODEL))}
-trees = {n: {"module.backbone." + k: torch.zeros(v.shape).normal_(std=.02) for k, v in m.state_dict().items()} for n, m in parts.items()}
+trees = {n: {"module.backbone." + k: torch.full(v.shape, 0.02) for k, v in m.state_dict().items()} for n, m in parts.items()}
 torch.save({**trees, "epoch": 1}, PT)
 """
 CONVERT = """
@@ -58,7 +58,7 @@ def main() -> None:
     lines = ["| step | peak memory | x weights |", "|---|---|---|"]
     lines += [f"| {step} | {peak / 1e9:.2f} GB | {peak / weights:.2f} |" for step, peak in peaks.items()]
     results = {"model": options.model, "weights_bytes": weights, "peak_rss_bytes": peaks}
-    note = f"{options.model}: {weights / 1e9:.2f} GB of fp32 weights (encoder and predictor, random). Peak resident size, mapped pages included."
+    note = f"{options.model}: {weights / 1e9:.2f} GB of fp32 weights (encoder and predictor, made up). Peak resident size, mapped pages included."
     record("model_memory", note, json.loads(json.dumps(results)), "\n".join(lines))
 
 

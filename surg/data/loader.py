@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ from surg.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Text columns that repeat stand in memory once per value: ten million rows take well under a gigabyte.
+# Text columns that repeat stand in memory once per value: ten million rows open within 1.8 GB (benchmarks/manifest_rows_*.md).
 REPEATING = ("video", "case", "split", "source", "licence", "labels", "zone", "masks", "meta")
 # Below so many clips the share of unreadable ones says nothing yet.
 FAILURES_COUNT_FROM = 200
@@ -164,7 +165,7 @@ class ClipLoader:
         context = multiprocessing.get_context("forkserver") if workers else None
         if context is not None:
             context.set_forkserver_preload([__name__])
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._dataset,
             batch_sampler=positions,
             num_workers=workers,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from surg.data.motion_flow import Flow, Gray
 
-GRID = 8
+GRID = 12
 MIN_POINTS = 24
 
 
@@ -68,7 +68,7 @@ def fit_camera(
         return CameraMotion(np.eye(2, 3), centre, 0.0)
     moved = points + flow[ys[usable], xs[usable]]
     matrix, inliers = cv2.estimateAffinePartial2D(
-        points, moved, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=500, confidence=0.99
+        points, moved, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=200, confidence=0.99, refineIters=0
     )
     if matrix is None or inliers.sum() < MIN_POINTS // 2:
         return CameraMotion(np.eye(2, 3), centre, 0.0)
@@ -88,9 +88,9 @@ def fit_camera(
 
 def textured(gray: Gray) -> npt.NDArray[np.bool_]:
     """Where the picture has enough texture for its flow to mean something: (H, W)."""
-    gx = cv2.Sobel(gray, cv2.CV_16S, 1, 0, ksize=3)
-    gy = cv2.Sobel(gray, cv2.CV_16S, 0, 1, ksize=3)
-    energy = cv2.boxFilter(cv2.magnitude(gx.astype(np.float32), gy.astype(np.float32)), -1, (GRID + 1, GRID + 1))
+    gx = cv2.Sobel(gray, cv2.CV_32F, 1, 0, ksize=3)
+    gy = cv2.Sobel(gray, cv2.CV_32F, 0, 1, ksize=3)
+    energy = cv2.boxFilter(cv2.magnitude(gx, gy), -1, (9, 9))
     # 12 is a grey level difference of 1.5 a pixel: above the noise of a compressed video, below the faintest vessel.
     enough: npt.NDArray[np.bool_] = (energy > 12.0) & _inside(gray)
     return enough

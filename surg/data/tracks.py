@@ -29,6 +29,9 @@ class TrackConfig(Config):
     """Shorter tracks are taken for noise and left out."""
     min_move: float = Field(0.05, gt=0)
     """An agent has moved this share of the picture's width, the camera's motion taken off."""
+    ends: bool | None = None
+    """Whether tips and sides count as movement, or the centre alone. Left open, they count in endoscopic pictures: a shaft slides in by its
+    tip, but a nurse who reaches for a clamp stays where she stands."""
     move_frames: int = Field(4, ge=1)
     """For at least so many frames: one jump of a mask is a mistake of the segmenter."""
 
@@ -272,6 +275,9 @@ def when_it_moves(
         return path - path[0]
 
     distances = [np.linalg.norm(way(x, y), axis=1), np.linalg.norm(way(*np.array(tips, np.float64).T), axis=1)]
+    if config.ends is False:
+        distances = distances[:1]
+        margin_x, margin_y = float(width), float(height)
     # A side tells its own axis alone.
     distances += [np.abs(way(side, y)[:, 0]) for side in (x0, x1) if side.min() > margin_x and side.max() < width - margin_x]
     distances += [np.abs(way(x, side)[:, 1]) for side in (y0, y1) if side.min() > margin_y and side.max() < height - margin_y]

@@ -35,6 +35,7 @@ SEEK = "(time) => { const video = document.querySelector('#player video'); if (v
 
 def build(page: Page, examples: Sequence[Example] = ()) -> gr.Blocks:
     """The whole page. Every visitor has a Visit; uploads older than an hour go, and all of a visit's files with the visit."""
+    blocks: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEEP_S)) as blocks:
         gr.Markdown(
             f"# {TITLE}\nUpload a clip or choose an example, draw the sterile zone if the picture shows a room, press **Analyse**."
@@ -173,24 +174,28 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
         analysis = _analysed(state)
         return str(_or_sentence(lambda: write_annotated(analysis, _visit(state).folder / "annotated.mp4")))
 
-    video.change(opened, [visit, video], shown, api_name=False)
-    choice.change(chosen_example, choice, video, api_name=False)
-    picture.select(clicked, visit, [picture, corners], api_name=False)
-    corners.submit(typed, [visit, corners], [visit, picture], api_name=False)
-    corners.blur(typed, [visit, corners], [visit, picture], api_name=False)
-    clear.click(lambda: "", None, corners, api_name=False).then(typed, [visit, corners], [visit, picture], api_name=False)
-    running = start.click(typed, [visit, corners], [visit, picture], api_name=False).success(
-        run, [visit, stride, threshold, compare], [visit, chart, second, verdict], api_name=False, concurrency_limit=4
+    video.change(opened, [visit, video], shown, api_visibility="private")
+    choice.change(chosen_example, choice, video, api_visibility="private")
+    picture.select(clicked, visit, [picture, corners], api_visibility="private")
+    corners.submit(typed, [visit, corners], [visit, picture], api_visibility="private")
+    corners.blur(typed, [visit, corners], [visit, picture], api_visibility="private")
+    clear.click(lambda: "", None, corners, api_visibility="private").then(
+        typed, [visit, corners], [visit, picture], api_name=False
+    )
+    running = start.click(typed, [visit, corners], [visit, picture], api_visibility="private").success(
+        run, [visit, stride, threshold, compare], [visit, chart, second, verdict], api_visibility="private", concurrency_limit=4
     )
     moments = [moment, words, classes, nearest, chart]
-    running.success(show, [visit, index, heat, follow], moments, api_name=False)
-    cancel.click(None, cancels=[running], api_name=False)
-    chart.select(picked, None, [index, place], api_name=False).then(show, [visit, index, heat, follow], moments, api_name=False)
-    place.change(None, place, place, js=SEEK, api_name=False)
+    running.success(show, [visit, index, heat, follow], moments, api_visibility="private")
+    cancel.click(None, cancels=[running], api_visibility="private")
+    chart.select(picked, None, [index, place], api_visibility="private").then(
+        show, [visit, index, heat, follow], moments, api_name=False
+    )
+    place.change(None, place, place, js=SEEK, api_visibility="private")
     for switch in (heat, follow):
-        switch.change(show, [visit, index, heat, follow], moments, api_name=False)
-    save.click(saved, visit, files, api_name=False)
-    film.click(filmed, visit, annotated, api_name=False)
+        switch.change(show, [visit, index, heat, follow], moments, api_visibility="private")
+    save.click(saved, visit, files, api_visibility="private")
+    film.click(filmed, visit, annotated, api_visibility="private")
     _api(page)
 
 
@@ -198,9 +203,10 @@ def _api(page: Page) -> None:
     """`client.predict(video, zone, stride_s, api_name="/analyse")` gives the events JSON: the same work without the page."""
 
     def analyse(video: str, zone: str, stride_s: float) -> dict[str, Any]:
-        return _or_sentence(lambda: page.events(Path(video), zone, stride_s))
+        events: dict[str, Any] = _or_sentence(lambda: page.events(Path(video), zone, stride_s))
+        return events
 
-    gr.api(analyse, api_name="analyse")
+    gr.api(analyse, api_name="analyse")  # type: ignore[attr-defined]  # exported, but not named in their __all__
 
 
 def _live_tab(page: Page) -> None:
@@ -245,10 +251,10 @@ def _live_tab(page: Page) -> None:
         stream_every=0.2,
         time_limit=600,
         concurrency_limit=4,
-        api_name=False,
+        api_visibility="private",
     )
-    playing = play.click(watched, [address, corners], [seen, words], api_name=False, concurrency_limit=4)
-    stop.click(None, cancels=[playing], api_name=False)
+    playing = play.click(watched, [address, corners], [seen, words], api_visibility="private", concurrency_limit=4)
+    stop.click(None, cancels=[playing], api_visibility="private")
 
 
 def _reading(page: Page, ring: Ring, zone: str) -> tuple[Any, str]:

@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from itertools import islice
@@ -23,6 +21,8 @@ from surg.serving.client import Client, connect
 from surg.serving.engine import start_server
 
 logger = logging.getLogger(__name__)
+
+QUICKSTART = Path("runs/quickstart/repository")
 
 
 def launch(
@@ -77,26 +77,19 @@ def launch(
 
 
 def _embedded(stack: ExitStack, repository: Path | None) -> Client:
-    folder = repository or shipped_repository()
+    folder = repository or made_repository()
     running = stack.enter_context(start_server(folder))
     return connect(running.grpc_url)
 
 
-def shipped_repository() -> Path:
-    """The shipped model's repository, exported once per version into the user's cache (that step alone needs torch)."""
-    from surg.serving.shipped import SHIPPED_MODEL, cached_repository
-
-    folder = cached_repository()
-    if not (folder / "surg_clip").is_dir():
-        logger.info("Exporting the shipped model once (about a minute) …")
-        done = subprocess.run(
-            [sys.executable, "-m", "surg", "export", str(SHIPPED_MODEL), "--out", str(folder)], capture_output=True, text=True
+def made_repository() -> Path:
+    """The repository that the quickstart made here."""
+    if not (QUICKSTART / "surg_clip").is_dir():
+        raise ServerError(
+            f"There is no model to show: no --server, no --repository, and nothing in {QUICKSTART}.\n"
+            "Make one in minutes: surg quickstart    or export your own: surg export RUN --out REPO, then surg demo --repository REPO"
         )
-        if done.returncode != 0:
-            raise ServerError(
-                f"The shipped model could not be exported:\n{done.stderr.strip()[-2000:]}\nGive a repository: surg demo --repository REPO"
-            )
-    return folder
+    return QUICKSTART
 
 
 def _reference_clips(manifest: Path | None, count: int) -> Any:

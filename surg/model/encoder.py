@@ -38,7 +38,8 @@ class PatchEmbed(nn.Module):
         Projecting only what is kept costs 2.3 times less at a quarter of the tubes, and 3.8 times less with its backward pass.
         """
         if keep is None:
-            return self.proj(clip).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+            # Contiguous: a transposed layout would be handed on by every residual addition, and cost 5 % of a forward of ViT-L.
+            return self.proj(clip).flatten(2).transpose(1, 2).contiguous()  # type: ignore[no-any-return]
         if keep.numel() < self.FEW:
             return gather_tokens(self.proj(clip).flatten(2).transpose(1, 2), keep)
         tubelet, patch, _ = self.proj.kernel_size

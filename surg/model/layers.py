@@ -40,12 +40,14 @@ class Attention(nn.Module):
         if rope is None:
             qkv = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
             return qkv[0], qkv[1], qkv[2]
-        if type(self.qkv) is nn.Linear:
-            qkv = F.linear(x, self.qkv.weight[self.order], self.qkv.bias[self.order])
-        else:  # wrapped, for example by LoRA: its output has to be put in order instead
-            qkv = self.qkv(x)[..., self.order]
+        # Halves come from reordering the weight's rows or the result's channels, whichever is smaller. A wrapped projection
+        # (LoRA, for example) leaves only the second way.
+        reorder_rows = type(self.qkv) is nn.Linear and x.shape[0] * x.shape[1] >= x.shape[2]
+        qkv = F.linear(x, self.qkv.weight[self.order], self.qkv.bias[self.order]) if reorder_rows else self.qkv(x)
         qkv = rearrange(qkv, "b n (g d) -> b n g d", g=3 * self.num_heads)
         queries_keys, v = qkv.split((2 * self.num_heads, self.num_heads), 2)
+        if not reorder_rows:
+            queries_keys = rearrange(queries_keys, "b n g (j two) -> b n g (two j)", two=2)
         q, k = rotate(queries_keys, rope).chunk(2, 2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 

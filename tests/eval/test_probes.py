@@ -14,7 +14,7 @@ from surg.eval.probes import ProbeConfig, Split3, run_probe
 from surg.eval.report import write_report
 from surg.eval.results import Result
 
-QUICK = ProbeConfig(depth=1, epochs=15, lr=(3e-3,), weight_decay=(0.01,), knn_k=(3,), batch_size=16)
+QUICK = ProbeConfig(depth=1, epochs=15, lr=(1e-2,), weight_decay=(0.01,), knn_k=(3,), batch_size=16)
 
 
 def separable(rng: np.random.Generator, count: int, tokens: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -40,9 +40,9 @@ def test_settings_are_chosen_on_val() -> None:
     found = run_probe("linear", Split3(train, ty, val, vy, test), 3, ProbeConfig(linear_c=(1e-6, 1.0)))
     assert found.chosen == {"c": max(found.trials, key=lambda trial: trial["val_top1"])["c"]}
     swept = run_probe(
-        "attentive", Split3(train, ty, val, vy, test), 3, QUICK.model_copy(update={"lr": (1e-9, 3e-3), "epochs": 6})
+        "attentive", Split3(train, ty, val, vy, test), 3, QUICK.model_copy(update={"lr": (1e-9, 1e-2), "epochs": 6})
     )
-    assert swept.chosen["lr"] == 3e-3
+    assert swept.chosen["lr"] == 1e-2
     assert len(swept.trials) == 2
 
 

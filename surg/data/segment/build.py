@@ -17,9 +17,9 @@ from surg.data.manifest import Clip
 from surg.data.motion import one_thread, resize_short
 from surg.data.motion_camera import CameraMotion, fit_camera
 from surg.data.motion_flow import Flow, flow_backend, to_gray
-from surg.data.segment.endoscopic import lens
+from surg.data.segment.endoscopic import is_endoscopic, lens
 from surg.data.segment.given import GivenSegmenter
-from surg.data.segment.masks import Frames, Segmentation, Segmenter
+from surg.data.segment.masks import Frames, Mask, Segmentation, Segmenter
 from surg.data.segment.motion import MotionSegmenter, MotionSegmenterConfig
 from surg.data.segment.sam2 import Sam2Config
 from surg.data.segment.sam3 import Sam3Config
@@ -95,12 +95,14 @@ def segment(clip: Clip, config: SegmentConfig) -> Segmentation:
     parts: list[Segmentation] = []
     cameras: list[CameraMotion] = []
     flows: list[npt.NDArray[np.float16]] = []
-    visible = None
+    visible: Mask | None = None
+    endoscopic = True
     compute = flow_backend("dis")
     last: Frames | None = None
     for times_s, frames in _anchors(clip, config):
         parts.append(segmenter(frames, times_s))
         inside = lens(frames)
+        endoscopic = is_endoscopic(frames) if last is None else endoscopic
         visible = inside if visible is None else visible | inside
         for frame in frames:
             if last is not None:
@@ -109,7 +111,8 @@ def segment(clip: Clip, config: SegmentConfig) -> Segmentation:
                 cameras.append(camera)
                 flows.append(_own_flow(flow, camera))
             last = frame
-    tracks = link(parts, config.tracks, cameras, visible)
+    rules = config.tracks if config.tracks.ends is not None else config.tracks.model_copy(update={"ends": endoscopic})
+    tracks = link(parts, rules, cameras, visible)
     interactions = find_interactions(tracks, config.interactions, cameras, flows, clip.zone)
     return tracks.as_segmentation(interactions=[asdict(item) for item in interactions], settings=config.model_dump(mode="json"))
 

@@ -21,6 +21,8 @@ class EndoscopicConfig(Config):
     """Grey blobs brighter than this are reflections of the lamp on wet tissue, unless an instrument surrounds them."""
     min_area: float = Field(0.004, gt=0, lt=1)
     """Smallest instrument, as a share of the picture."""
+    step: float = Field(0.75, gt=0, le=1)
+    """Saturation inside over saturation around, at most. Smoke fades out softly; an instrument ends. 1 lets both through."""
     from_border: bool = True
     """Keep only what reaches the border of the visible picture, as every instrument does; reflections, fat and smoke lie inside."""
     smooth_px: float = Field(0.8, ge=0)
@@ -53,22 +55,44 @@ def is_endoscopic(frames: Frames) -> bool:
 def instruments(frames: Frames, config: EndoscopicConfig) -> list[list[Found]]:
     """Every instrument on every frame."""
     inside = lens(frames)
-    masks = [grey_parts(frame, inside, config) for frame in frames]
-    return [
-        [Found(part, "instrument", 1.0) for part in parts] for parts in keep_apart([components(mask, config) for mask in masks])
-    ]
+    depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    near = 0.06 * min(frames.shape[1:3]) if config.from_border else np.inf
+    found = []
+    for frame in frames:
+        colour = saturation_of(frame, config)
+        parts = components(grey_parts(frame, colour, inside, config), config)
+        found.append([part for part in parts if depth[part].min() <= near and stands_out(part, colour, inside, config)])
+    return [[Found(part, "instrument", 1.0) for part in parts] for parts in keep_apart(found)]
 
 
-def grey_parts(frame: Frames, inside: Mask, config: EndoscopicConfig) -> Mask:
-    """Pixels that have too little colour for tissue, cleaned of reflections and holes."""
+def saturation_of(frame: Frames, config: EndoscopicConfig) -> npt.NDArray[np.float32]:
+    """How colourful each pixel is, 0..1: (H, W)."""
     scale = min(frame.shape[:2]) / 224
     picture = cv2.GaussianBlur(frame, (0, 0), config.smooth_px * scale) if config.smooth_px > 0 else frame
     strong, weak = picture.max(axis=2).astype(np.float32), picture.min(axis=2).astype(np.float32)
     # 12 grey levels keep the noise of near black, where any hue is possible, from looking colourful.
-    saturation = (strong - weak) / (strong + 12)
+    saturation: npt.NDArray[np.float32] = (strong - weak) / (strong + 12)
+    return saturation
+
+
+def stands_out(part: Mask, saturation: npt.NDArray[np.float32], inside: Mask, config: EndoscopicConfig) -> bool:
+    """Whether a part is much greyer than what is right beside it."""
+    if config.step >= 1:
+        return True
+    mask = part.astype(np.uint8)
+    scale = max(1, round(min(part.shape) / 224))
+    ring = (cv2.dilate(mask, _disc(5 * scale)) > 0) & (cv2.dilate(mask, _disc(2 * scale)) == 0) & inside
+    if not ring.any():
+        return True
+    return float(np.median(saturation[part])) <= config.step * float(np.median(saturation[ring]))
+
+
+def grey_parts(frame: Frames, saturation: npt.NDArray[np.float32], inside: Mask, config: EndoscopicConfig) -> Mask:
+    """Pixels that have too little colour for tissue, cleaned of reflections and holes."""
+    scale = min(frame.shape[:2]) / 224
     middle = float(np.median(saturation[inside])) if inside.any() else 0.0
     grey = (saturation < config.saturation * middle) & inside
-    bright = strong > config.highlight
+    bright = frame.max(axis=2) > config.highlight
     small = max(1, round(scale))
     opened = cv2.morphologyEx((grey & ~bright).astype(np.uint8), cv2.MORPH_OPEN, _disc(small))
     closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _disc(2 * small))

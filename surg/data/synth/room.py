@@ -198,7 +198,7 @@ def _export(
                 masks.append(frame.ids)
                 yield frame.picture
 
-        write_video(video, pictures(camera, noise, masks), FPS, crf=quality)
+        write_video(video, pictures(camera, noise, masks), FPS, crf=quality, repeatable=True)
         truth = truth_of(case, script, contacts, camera, times)
         if ids:
             truth["ids"] = np.stack(masks)

@@ -74,7 +74,7 @@ def render_case(item: Item) -> list[dict[str, str]]:
         video, truth = out / "videos" / f"{name}-{index}.mp4", out / "truth" / f"{name}-{index}.npz"
         # Coding is a nuisance like any other: the quality is drawn per clip.
         quality = int(rng.integers(18, 29))
-        write_video(video, [frame.picture for frame in frames], FPS, crf=quality)
+        write_video(video, [frame.picture for frame in frames], FPS, crf=quality, repeatable=True)
         save_truth(truth, truth_of(script, frames))
         labels: dict[str, str | float | int] = {"action": script.action, "family": family}
         rows.append(

@@ -80,6 +80,16 @@ def test_a_grey_island_is_no_instrument_unless_wanted():
     assert len(instruments(frames, EndoscopicConfig(from_border=False))[0]) == 2
 
 
+def test_a_patch_that_is_only_a_little_greyer_is_smoke():
+    frames, _ = tissue()
+    grey = frames.mean(axis=3, keepdims=True)
+    weight = np.zeros((224, 224, 1))
+    cv2.circle(weight, (190, 30), 40, 0.45, -1)
+    smoky = (frames * (1 - weight) + grey * weight).astype(np.uint8)
+    assert len(instruments(smoky, EndoscopicConfig())[0]) == 1
+    assert len(instruments(smoky, EndoscopicConfig(step=1.0))[0]) > 1
+
+
 def test_the_picture_of_an_endoscope_ends_at_its_circle():
     frames, _ = tissue()
     yy, xx = np.mgrid[:224, :224]
