@@ -139,7 +139,7 @@ def inspect(
             typer.echo(f"  {title}: {json.dumps(found[title], ensure_ascii=False, default=str)[:600]}")
     likely = found["likely"]
     if found["layout"] == "bundle":
-        typer.echo(f"Next: surg train probe_action --init {path}")
+        typer.echo(f"Next: surg train probe --data MANIFEST --init {path}")
     else:
         model = f" --model {likely[0]}" if likely else " --set num_heads=N"
         typer.echo(
