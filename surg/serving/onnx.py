@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -62,6 +62,7 @@ def _finish(traced: Path, spec: ModelSpec, path: Path) -> None:
     import onnx
 
     model = onnx.load(str(traced))
+    _share_weights(model)
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
         for dim, length in zip(dims[1:], spec.output(value.name).shape):
@@ -106,21 +107,68 @@ def _check(path: Path, spec: ModelSpec) -> None:
                 )
 
 
+def _share_weights(model: Any) -> None:
+    """Let nodes read a shared weight itself: the tracer puts an Identity before its second use."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    kept: list[Any] = []
+    same: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Identity" and (source := same.get(node.input[0], node.input[0])) in names:
+            same[node.output[0]] = source
+            continue
+        for index, name in enumerate(node.input):
+            node.input[index] = same.get(name, name)
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
 def _quantise(source: Path, target: Path) -> None:
     """Weights of the matrix products to int8 per channel, activations quantised as they come (dynamic)."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    from onnx import TensorProto
 
     prepared = source.with_name("prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    onnx.save(_without_gemm(onnx.load(str(source))), str(prepared))
     quantize_dynamic(
         str(prepared),
         str(target),
         per_channel=True,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        # Shape inference gives up on the halves of the clip that surg_world cuts; everything quantised here is float.
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},
+        op_types_to_quantize=["MatMul"],
+        # Shape inference gives up on the part of the clip that surg_world cuts off; everything quantised here is float.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
+
+
+def _without_gemm(model: Any) -> Any:
+    """Gemm as MatMul and Add. The quantiser does so too, but turns a weight that two nodes share round twice."""
+    from onnx import helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    turned: dict[str, str] = {}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0
+        assert not settings.get("transA", 0)
+        weight = node.input[1]
+        if settings.get("transB", 0):
+            if weight not in turned:
+                turned[weight] = f"{weight}_turned"
+                flipped = numpy_helper.to_array(weights[weight]).T.copy()
+                model.graph.initializer.append(numpy_helper.from_array(flipped, turned[weight]))
+            weight = turned[weight]
+        product = f"{node.output[0]}_product"
+        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=f"{node.name}_MatMul"))
+        nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_Add"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
