@@ -110,7 +110,8 @@ def _check(path: Path, spec: ModelSpec) -> None:
 def _share_weights(model: Any) -> None:
     """Let nodes read a shared weight itself: the tracer puts an Identity before its second use."""
     names = {tensor.name for tensor in model.graph.initializer}
-    kept, same = [], {}
+    kept: list[Any] = []
+    same: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type == "Identity" and (source := same.get(node.input[0], node.input[0])) in names:
             same[node.output[0]] = source
