@@ -23,7 +23,9 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", "--pretrained-checkpoint", help="Weights to start from: a run, a file, a name in `surg weights list`."
+            "--init",
+            "--pretrained-checkpoint",
+            help="Weights to start from: a run, a bundle, Meta's .pt, a Hugging Face folder.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE when not given.")] = None,

@@ -27,7 +27,7 @@ def list_(as_json: Json = False) -> None:
     """Models by name: size, file, licence, input and memory."""
     from surg.model import zoo
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, config in zoo.ENCODERS.items():
         facts = zoo.RELEASED.get(name)
         pixels, frames = (facts.pixels, facts.frames) if facts else (160, 16)
@@ -139,7 +139,7 @@ def inspect(
             typer.echo(f"  {title}: {json.dumps(found[title], ensure_ascii=False, default=str)[:600]}")
     likely = found["likely"]
     if found["layout"] == "bundle":
-        typer.echo(f"Next: surg train probe_action --init {path}")
+        typer.echo(f"Next: surg train probe --data MANIFEST --init {path}")
     else:
         model = f" --model {likely[0]}" if likely else " --set num_heads=N"
         typer.echo(

@@ -102,7 +102,7 @@ def fit_motion_classes(train: npt.NDArray[np.floating[Any]], config: ClassConfig
         for level in range(config.magnitudes)
     ]
     kept = _frequent(counts, config)
-    becomes = {name: name if name in kept else _nearest(name, kept, config) for name in grid}
+    becomes: dict[str, str | None] = {name: name if name in kept else _nearest(name, kept, config) for name in grid}
     return _book(config, edges, kept, becomes, counts)
 
 
@@ -116,7 +116,8 @@ def fit_label_classes(train: Iterable[Label], config: ClassConfig) -> ClassBook:
     kept = _frequent(counts, config)
     rare = [name for name in counts if name not in kept]
     into = OTHER if config.rare == "merge" else None
-    becomes: dict[str, str | None] = {name: name for name in kept} | dict.fromkeys(rare, into)
+    becomes: dict[str, str | None] = dict.fromkeys(rare, into)
+    becomes.update((name, name) for name in kept)
     return _book(config, (), [*kept, OTHER] if rare and into else kept, becomes, counts)
 
 

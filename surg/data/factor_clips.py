@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.factors import FactorConfig, Frames, Kind, Tube, apply, find_tubes, saved_interactions, why_not
+from surg.data.factors import KINDS, FactorConfig, Kind, Tube, apply, find_tubes, saved_interactions, why_not
 from surg.data.manifest import Clip
-from surg.data.segment.masks import Segmentation
+from surg.data.segment.masks import Frames, Segmentation
 from surg.data.tracks import Tracks
 from surg.data.video import read_frames
 from surg.errors import DataError
@@ -66,10 +66,13 @@ def factor_frames(
     return apply(kind, frames, saved.at(times_s, frames.shape[1:3]), Tracks.of(saved).items, config, indices=indices, tube=tube)
 
 
-def factor_kind(clip: Clip) -> Literal["D_L", "D_A", "D_I"] | None:
+def factor_kind(clip: Clip) -> Kind | None:
     kind = clip.meta.get(FACTOR)
-    if kind is None or kind == "D_L" or kind == "D_A" or kind == "D_I":
-        return kind
+    if kind is None:
+        return None
+    for known in KINDS:
+        if kind == known:
+            return known
     raise DataError(
         f"A manifest row names the factor {kind!r}; expected D_L, D_A or D_I. Make it again: surg data factors make"
     )

@@ -11,9 +11,11 @@ import numpy as np
 
 from surg.data.executor import item_key
 from surg.data.factor_clips import ON_DISK, factor_frames, factor_kind
-from surg.data.factors import FactorConfig, Frames
+from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
+from surg.data.motion import stated_fps
 from surg.data.segment.build import sample_times
+from surg.data.segment.masks import Frames
 from surg.errors import DataError
 from surg.runs import atomic_file
 
@@ -25,8 +27,7 @@ def render_factor(clip: Clip, config: FactorConfig, fps: float, out: Path) -> di
     kind = factor_kind(clip)
     assert kind is not None, "only rows of plan_factors are rendered"
     times_s = sample_times(clip, fps, MAX_FRAMES)
-    reading = {"fps": float(clip.meta["fps"])} if "fps" in clip.meta else {}
-    frames = factor_frames(clip, times_s, config, threads=1, **reading)
+    frames = factor_frames(clip, times_s, config, threads=1, fps=stated_fps(clip))
     own_fps = 1 / float(times_s[1] - times_s[0]) if len(times_s) > 1 else fps
     path = out / kind / f"{item_key(clip)}.mkv"
     write_lossless(path, frames, own_fps)

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 
 from surg.data.factor_clips import plan_factors
-from surg.data.factors import KINDS, FactorConfig, Frames, Tube, apply, pixel_box
+from surg.data.factors import KINDS, FactorConfig, Tube, apply, pixel_box
 from surg.data.manifest import Clip
-from surg.data.segment.masks import Segmentation
+from surg.data.motion import stated_fps
+from surg.data.segment.masks import Frames, Segmentation
 from surg.data.tracks import Track, Tracks
 from surg.data.video import read_frames
 
@@ -19,8 +20,7 @@ AGENT, LAYOUT, TUBE_COLOUR = (255, 200, 40), (120, 200, 255), (80, 255, 120)
 def factor_rows(clip: Clip, saved: Segmentation, config: FactorConfig, columns: int = 2) -> Frames:
     """A strip for one clip: for `columns` moments the original with tracks, D_L, D_A and D_I beside each other."""
     picked = np.linspace(0, len(saved.times_s) - 1, columns + 2).round().astype(int)[1:-1]
-    reading = {"fps": float(clip.meta["fps"])} if "fps" in clip.meta else {}
-    frames = read_frames(clip.video, saved.times_s[picked], **reading)
+    frames = read_frames(clip.video, saved.times_s[picked], fps=stated_fps(clip))
     tracks = Tracks.of(saved)
     plan = plan_factors(clip, KINDS, config)
     tubes = [Tube.from_json(row.meta["tube"]) for row in plan.clips if "tube" in row.meta]

@@ -156,20 +156,18 @@ def soft_matte(mask: npt.NDArray[np.bool_], feather: float) -> npt.NDArray[np.fl
         return matte
     radius = max(1, round(feather))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    soft: npt.NDArray[np.float32] = cv2.GaussianBlur(cv2.dilate(matte, kernel), (0, 0), feather / 2)
-    return soft
+    return np.asarray(cv2.GaussianBlur(cv2.dilate(matte, kernel), (0, 0), feather / 2), np.float32)
 
 
 def _strong_blur(frame: Frames, sigma: float) -> Frames:
     """A Gaussian of large sigma, taken at a smaller size: 16 times cheaper at sigma 15 and not to be told apart."""
     factor = max(1, int(sigma / 4))
     if factor == 1:
-        blurred: Frames = cv2.GaussianBlur(frame, (0, 0), sigma)
-        return blurred
+        return np.asarray(cv2.GaussianBlur(frame, (0, 0), sigma), np.uint8)
     height, width = frame.shape[:2]
     small = cv2.resize(frame, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA)
-    back: Frames = cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / factor), (width, height), interpolation=cv2.INTER_CUBIC)
-    return back
+    blurred = cv2.GaussianBlur(small, (0, 0), sigma / factor)
+    return np.asarray(cv2.resize(blurred, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _blend(front: Frames, back: Frames, matte: npt.NDArray[np.float32]) -> Frames:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -12,7 +12,6 @@ from pydantic import Field
 
 from surg.config import Config
 from surg.data.motion_camera import CameraMotion
-from surg.data.motion_flow import Flow
 from surg.data.tracks import Track, Tracks, still_frame
 
 Kind = Literal["proximity", "approach", "crossing", "following", "tissue_contact", "zone_contact"]
@@ -52,7 +51,7 @@ def find_interactions(
     tracks: Tracks,
     config: InteractionConfig,
     cameras: Sequence[CameraMotion] | None = None,
-    flows: Sequence[Flow] | None = None,
+    flows: Sequence[npt.NDArray[np.floating[Any]]] | None = None,
     zone: Sequence[Sequence[float]] | None = None,
 ) -> list[Interaction]:
     """All interactions in which at least one agent takes part, in order of time.
@@ -157,7 +156,9 @@ def _is_behind(
     return behind
 
 
-def _drags_tissue(tracks: Tracks, track: Track, index: int, flows: Sequence[Flow], config: InteractionConfig) -> bool:
+def _drags_tissue(
+    tracks: Tracks, track: Track, index: int, flows: Sequence[npt.NDArray[np.floating[Any]]], config: InteractionConfig
+) -> bool:
     """Whether the surface beside an agent moves with it: seen motion is the only sign of contact that a flat picture gives."""
     if index >= len(flows) or not track.is_agent_at(index):
         return False
@@ -179,8 +180,7 @@ def _drags_tissue(tracks: Tracks, track: Track, index: int, flows: Sequence[Flow
 
 
 def _grown(mask: npt.NDArray[np.uint8], pixels: int) -> npt.NDArray[np.uint8]:
-    grown: npt.NDArray[np.uint8] = cv2.dilate(mask, np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8))
-    return grown
+    return np.asarray(cv2.dilate(mask, np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)), np.uint8)
 
 
 def mask_gap(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -90,7 +90,7 @@ def summarise(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     for start in (3, 15):
         total = vector[start : start + 8].sum()
         vector[start : start + 8] = vector[start : start + 8] / total if total > 0 else 0.0
-    return vector.astype(np.float32)
+    return np.asarray(vector, np.float32)
 
 
 def clip_features(
@@ -121,6 +121,11 @@ def describe_clip(clip: Clip, config: MotionConfig) -> dict[str, Any]:
     return row | {"pairs": len(vectors)} | dict(zip(FEATURES, (float(value) for value in vector)))
 
 
+def stated_fps(clip: Clip) -> float | None:
+    """The rate that a manifest gives for a folder of pictures, which has none of its own."""
+    return float(clip.meta["fps"]) if "fps" in clip.meta else None
+
+
 def resize_short(frame: Frames, size: int) -> Frames:
     """Scale so that the short side has `size` pixels (area averaging, so that fine texture does not turn into false motion)."""
     height, width = frame.shape[:2]
@@ -128,8 +133,7 @@ def resize_short(frame: Frames, size: int) -> Frames:
     if scale == 1:
         return frame
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized: Frames = cv2.resize(frame, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return resized
+    return np.asarray(cv2.resize(frame, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
 
 
 def _pairs(
@@ -148,10 +152,11 @@ def _pairs(
 
 def _polar(flow: Flow, config: MotionConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Magnitudes (H, W) and the histogram of directions (8,)."""
-    magnitude, angle = cv2.cartToPolar(np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]))
+    polar = cv2.cartToPolar(np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]))
+    magnitude, angle = np.asarray(polar[0], np.float32), np.asarray(polar[1], np.float32)
     bins = (angle * (8 / (2 * np.pi)) + 0.5).astype(np.int32) & 7
     heard = np.where(magnitude > config.min_px, magnitude if config.weighted else 1.0, 0.0)
-    return magnitude, np.bincount(bins.ravel(), weights=heard.ravel(), minlength=8)
+    return magnitude, np.asarray(np.bincount(bins.ravel(), weights=heard.ravel(), minlength=8), np.float64)
 
 
 def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:
@@ -162,17 +167,16 @@ def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:
     duration_s = clip.end_s - clip.start_s
     if duration_s <= 0:
         raise DataError(f"The clip ends at {clip.end_s} s and starts at {clip.start_s} s; motion needs a stretch of video.")
-    stated_fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-    info = probe(clip.video, fps=stated_fps)
+    info = probe(clip.video, fps=stated_fps(clip))
     step_s = 1 / min(config.fps, info.fps) if info.fps > 0 else 1 / config.fps
     # Up to the end, but not past the start of the last frame, which would be shown twice.
     last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
     count = max(2, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
     if count <= config.frames:
-        yield read_frames(clip.video, [clip.start_s + i * step_s for i in range(count)], fps=stated_fps, threads=1)
+        yield read_frames(clip.video, [clip.start_s + i * step_s for i in range(count)], fps=stated_fps(clip), threads=1)
         return
     for start_s in np.linspace(clip.start_s, clip.end_s - 2 * step_s, config.frames // 2):
-        yield read_frames(clip.video, [float(start_s), float(start_s + step_s)], fps=stated_fps, threads=1)
+        yield read_frames(clip.video, [float(start_s), float(start_s + step_s)], fps=stated_fps(clip), threads=1)
 
 
 @contextmanager

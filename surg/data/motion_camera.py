@@ -99,10 +99,8 @@ def textured(gray: Gray) -> npt.NDArray[np.bool_]:
 def _inside(gray: Gray) -> npt.NDArray[np.bool_]:
     """Without the black border and its edge: that edge is the lens', it stands still however the camera moves."""
     dark = (gray < 12).astype(np.uint8)
-    near: npt.NDArray[np.uint8] = cv2.dilate(
-        cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.ones((17, 17), np.uint8)
-    )
-    return near == 0
+    solid = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    return np.asarray(cv2.dilate(solid, np.ones((17, 17), np.uint8)) == 0)
 
 
 def _least_squares(points: npt.NDArray[np.float32], moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

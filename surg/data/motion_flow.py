@@ -47,11 +47,11 @@ class DisFlow:
 
     def __init__(self, *, fine: bool = False) -> None:
         if fine:
-            self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             # Without spatial propagation the error at the borders of moving things falls by 40 %: 0.33 to 0.20 px.
             self._dis.setUseSpatialPropagation(False)
         else:
-            self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+            self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
             self._dis.setGradientDescentIterations(8)
             self._dis.setVariationalRefinementIterations(3)
         self._last: tuple[Frames, Gray] | None = None
@@ -64,8 +64,8 @@ class DisFlow:
             raise DataError(
                 f"Frames of {first.shape[1]} x {first.shape[0]} pixels are too small for optical flow; at least 16 x 16 is needed."
             )
-        flow: Flow = self._dis.calc(first, second, None)
-        return flow
+        empty = np.zeros((*first.shape, 2), np.float32)  # DIS writes into it; zeros are its own start, too
+        return np.asarray(self._dis.calc(first, second, empty), np.float32)
 
 
 class RaftFlow:
@@ -108,5 +108,4 @@ class RaftFlow:
 
 
 def to_gray(frame: Frames) -> Gray:
-    gray: Gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return gray
+    return frame if frame.ndim == 2 else np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -157,16 +157,17 @@ class _Linker:
         self._match({value: masks[value] for value in present if value not in assigned}, alive, part, assigned)
         picture = np.zeros(ids.shape, np.uint16)
         for value in present:
-            track = assigned.get(value)
-            if track is None:
-                track = _Open(len(self.tracks) + 1, part.names.get(value, ""), masks[value], self.index)
-                self.tracks.append(track)
+            track = assigned.get(value) or self._open(part.names.get(value, ""), masks[value])
             if part.linked:
                 self._known[number, value] = track
             self._extend(track, masks[value], part.scores.get(value, 1.0), camera)
             picture[masks[value]] = track.id
         self.pictures.append(picture)
         self.index += 1
+
+    def _open(self, name: str, mask: Mask) -> _Open:
+        self.tracks.append(_Open(len(self.tracks) + 1, name, mask, self.index))
+        return self.tracks[-1]
 
     def _match(self, masks: dict[int, Mask], alive: list[_Open], part: Segmentation, assigned: dict[int, _Open]) -> None:
         """Greedy: the pair with the largest overlap first."""
@@ -272,7 +273,7 @@ def when_it_moves(
         path = np.array([matrix @ (px, py, 1.0) for matrix, px, py in zip(still, xs, ys)])
         wide = np.pad(path, ((1, 1), (0, 0)), mode="edge")
         path = np.median(np.stack([wide[:-2], wide[1:-1], wide[2:]]), axis=0)
-        return path - path[0]
+        return np.asarray(path - path[0])
 
     distances = [np.linalg.norm(way(x, y), axis=1), np.linalg.norm(way(*np.array(tips, np.float64).T), axis=1)]
     if config.ends is False:
@@ -294,8 +295,7 @@ def when_it_moves(
 def border_distance(visible: Mask) -> npt.NDArray[np.float32]:
     """Pixels from each visible pixel to where the picture ends."""
     padded = np.pad(visible, 1).astype(np.uint8)
-    distance: npt.NDArray[np.float32] = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    return distance
+    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1], np.float32)
 
 
 def tip_of(mask: Mask, border: npt.NDArray[np.float32]) -> tuple[float, float] | None:
@@ -334,8 +334,7 @@ def _iou(one: Mask, other: Mask) -> float:
 
 def _warp(mask: Mask, matrix: Matrix) -> Mask:
     size = (mask.shape[1], mask.shape[0])
-    moved: npt.NDArray[np.uint8] = cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    return moved.astype(bool)
+    return np.asarray(cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST), bool)
 
 
 def _shift(mask: Mask, step: tuple[float, float], frames: int) -> Mask:

@@ -128,7 +128,7 @@ def score_takes(
     """Score every window of every take and keep them in `out`. A take is kept when it is whole."""
     contract = backend.client.contract
     if not contract.horizons_s:
-        raise ServerError("The model has no sterility head: train one (surg train head …), or give another --checkpoint.")
+        raise ServerError("The model has no sterility head: train one (surg train multitask …), or give another --checkpoint.")
     parts = Parts(out)
     stamp = item_key([contract.checkpoint_sha256, contract.preprocess.model_dump(mode="json"), config.model_dump(mode="json")])
     note = out.with_name(out.name + ".stamp")

@@ -104,7 +104,7 @@ def build_trainee(
     """Put encoder, predictor and the heads that the sources' tasks ask for behind one forward."""
     shape: Any = start.encoder.config
     width, tasks = shape.embed_dim, {task for source in config.data.sources.values() for task in source.tasks}
-    attention = config.model.head_heads or getattr(shape, "num_heads", 3)
+    attention: int = getattr(shape, "num_heads", 3) if config.model.head_heads is None else config.model.head_heads
     heads: dict[str, nn.Module] = {}
     if "action" in tasks:
         heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(
@@ -136,7 +136,8 @@ def build_trainee(
         tubelet=shape.tubelet_size,
         levels=levels,
     )
-    for module in (trainee.encoder, trainee.predictor):
+    modules: tuple[Any, ...] = (trainee.encoder, trainee.predictor)
+    for module in modules:
         if module is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = config.model.gradient_checkpointing
     return trainee
@@ -172,7 +173,7 @@ def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None
     return head
 
 
-def add_lora(encoder: nn.Module, rank: int, alpha: float) -> nn.Module:
+def add_lora(encoder: nn.Module, rank: int, alpha: int) -> nn.Module:
     """Low-rank updates of attention and hidden layers (peft), in place; `merge_lora` folds them into the weights."""
     from peft import LoraConfig, inject_adapter_in_model
 

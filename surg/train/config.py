@@ -99,8 +99,6 @@ class ModelConfig(Config):
     """The second seed's encoder: spatial, then temporal attention."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    compile: bool = False
-    """torch.compile the encoder."""
     head_depth: int = Field(2, ge=1)
     """Blocks of the attentive classifiers (the official probe has 4)."""
     head_heads: int | None = None
@@ -126,7 +124,7 @@ class TrainableConfig(Config):
     """Whether the heads learn."""
     lora_rank: int = Field(8, gt=0)
     """Rank of the LoRA update."""
-    lora_alpha: float = Field(16.0, gt=0)
+    lora_alpha: int = Field(16, gt=0)
     """Scale of the LoRA update, divided by the rank."""
 
 
@@ -183,7 +181,7 @@ class LossConfig(Config):
     """Earlier views that InfoNCE keeps as negatives."""
     flow_weight: float = Field(0.0, ge=0)
     """Weighs the masked-latent loss by 1 + flow_weight * flow / mean flow."""
-    rare: Literal["none", "focal", "logit-adjusted"] = "focal"
+    rare: Literal["none", "focal"] = "focal"
     """What the sterility loss does about rare breaches."""
     roll_out: int = Field(2, ge=0)
     """Steps that the world model predicts from its own predictions while training."""

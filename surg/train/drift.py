@@ -1,5 +1,6 @@
 """Staying near the start: L2 anchor, EWC, LP-FT's timing, WiSE-FT's average, and how far each block has moved."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -71,4 +72,4 @@ def relative_change(before: Iterable[Tensor], after: Iterable[Tensor]) -> float:
     for first, second in zip(before, after, strict=True):
         moved += float((second - first).float().square().sum())
         length += float(first.float().square().sum())
-    return (moved / max(length, 1e-24)) ** 0.5
+    return math.sqrt(moved / max(length, 1e-24))

@@ -74,5 +74,5 @@ def _filled(carried: Tensor, noise: Tensor) -> Tensor:
 
 def flow_weights(flow: Tensor, strength: float) -> Tensor:
     """Weight of each token's error: 1 + strength * |flow| / mean |flow| of the clip.  (B, t, h, w, 2) -> (B, N)."""
-    length = flow.norm(dim=-1).flatten(1)
+    length: Tensor = torch.linalg.vector_norm(flow, dim=-1).flatten(1)
     return 1.0 + strength * length / length.mean(dim=1, keepdim=True).clamp_min(1e-6)

@@ -136,6 +136,6 @@ def launch(choices: Choices) -> Report:
     return Report(
         [
             f"wrote {outcome.run} (checkpoint {outcome.checkpoint})",
-            f"next: surg eval probe-action --checkpoint {outcome.checkpoint}",
+            f"next: surg eval probe-action --data MANIFEST --checkpoint {outcome.checkpoint}",
         ]
     )

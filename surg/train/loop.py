@@ -118,11 +118,12 @@ def train(
     wrapped: nn.Module = accelerator.prepare_model(trainee)
     prepared: Any = accelerator.prepare_optimizer(optimizer)
 
+    shape: Any = start.encoder.config
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
         config.data.num_frames, second_view=any("contrast" in source.config.tasks for source in sources.values()),
         with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0 or any("flow" in s.config.tasks for s in sources.values()),
-        features=start.encoder.config.embed_dim if config.loss.weights.clear else 0,  # type: ignore[union-attr]
+        features=shape.embed_dim if config.loss.weights.clear else 0,
     )  # fmt: skip
     sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)
     if config.loss.weights.clear and not any(source.features for source in sources.values()):
@@ -261,7 +262,7 @@ def gradients(
 ) -> dict[str, float]:  # fmt: skip
     """Forward and backward of one batch, in `parts`; the gradients are those of the whole batch over all processes."""
     trainee.train()
-    world, rank = accelerator.num_processes, accelerator.process_index
+    world, rank = int(accelerator.num_processes), int(accelerator.process_index)
     members = {task: sum(takes_part(task, draw, sources, classes) for draw in draws) for task in [*batch.tasks, "clear"]}
 
     def scale(task: str, rows: Tensor) -> float:

@@ -14,7 +14,7 @@ from surg.errors import ConfigError
 
 def normalised(targets: Tensor, levels: int = 1) -> Tensor:
     """LayerNorm over each level's features, without weights: what the predictor is asked for.  (B, N, levels * D)."""
-    parts = targets.float().unflatten(-1, (levels, -1))
+    parts = targets.float().reshape(*targets.shape[:-1], levels, targets.shape[-1] // levels)
     return F.layer_norm(parts, parts.shape[-1:]).flatten(-2)
 
 
@@ -72,15 +72,6 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | Non
     if alpha is not None:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
     return loss.mean()
-
-
-def logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor) -> Tensor:
-    """Binary cross-entropy with the log-odds of the training prior added to the logit while training.
-
-    The network then learns log-odds as if classes were balanced; add the deployment prior's log-odds to calibrate.
-    """
-    prior = prior.clamp(1e-4, 1 - 1e-4).to(logits)
-    return F.binary_cross_entropy_with_logits(logits + torch.log(prior / (1 - prior)), target.to(logits.dtype))
 
 
 def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0) -> Tensor:

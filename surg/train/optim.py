@@ -109,7 +109,7 @@ class SelectiveProjection(torch.optim.AdamW):
         self.start = start
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         before = {
             parameter: parameter.detach().clone()
             for group in self.param_groups

@@ -85,10 +85,10 @@ def open_source(
     selected = manifest.select(split=split)
     clips = [clip for clip in selected.clips() if matches(clip, config.where)]
     if not clips:
-        found = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
+        splits = ", ".join(f"{key or '(none)'}: {n}" for key, n in manifest.counts("split").items())
         condition = f" with {config.where}" if config.where else ""
         raise NothingThereError(
-            f"{config.manifest} has no clips of split {split!r}{condition}. Splits found: {found or 'none'}.\n"
+            f"{config.manifest} has no clips of split {split!r}{condition}. Splits found: {splits or 'none'}.\n"
             f"Make splits by case: surg data split {config.manifest}; or choose one: --set data.sources.{name}.split=NAME"
         )
     if classes_needed and not any(config.label in clip.labels for clip in clips):

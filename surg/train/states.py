@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import RunError
@@ -46,12 +46,9 @@ class Bundles:
         # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
         if self.config.trainable.encoder == "none":
             parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}
-        meta = {
-            **{
-                key: self.start.meta[key]
-                for key in ("classes", "horizons_s", "thresholds", "calibration")
-                if key in self.start.meta
-            },
+        brought = ("classes", "horizons_s", "thresholds", "calibration")
+        meta: dict[str, Any] = {key: self.start.meta[key] for key in brought if key in self.start.meta}
+        meta |= {
             "recipe": self.config.recipe,
             "step": step,
             "seed": self.config.seed,
@@ -99,7 +96,7 @@ def collect(
     sources: dict[str, Source],
 ) -> dict[str, Any]:
     """Everything that the next step depends on. Batches, crops and masks do not: they are functions of (seed, step)."""
-    names = {parameter: name for name, parameter in trainee.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in trainee.named_parameters()}
     moments = {names[parameter]: dict(entry) for parameter, entry in optimizer.state.items()}
     return {
         "step": step,

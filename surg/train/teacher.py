@@ -27,6 +27,7 @@ class Teacher(nn.Module):
         """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter."""
         if self.frozen:
             return
-        mine, theirs = list(self.encoder.parameters()), [parameter.detach() for parameter in student.parameters()]
+        mine: list[Tensor] = list(self.encoder.parameters())
+        theirs = [parameter.detach() for parameter in student.parameters()]
         torch._foreach_mul_(mine, momentum)
         torch._foreach_add_(mine, theirs, alpha=1 - momentum)

@@ -251,15 +251,13 @@ def motion_aux_loss(predicted: tuple[Tensor, Tensor], action: Tensor, motion: Te
     return total
 
 
-def breach_loss(logits: Tensor, target: Tensor, config: LossConfig, prior: Tensor | None = None) -> Tensor:
+def breach_loss(logits: Tensor, target: Tensor, config: LossConfig) -> Tensor:
     """Mean over the horizons that are known.  (B, H), (B, H)."""
     known = torch.isfinite(target)
     if not bool(known.any()):
         return logits.sum() * 0.0
     if config.rare == "focal":
         return losses.focal(logits[known], target[known], config.focal_gamma)
-    if config.rare == "logit-adjusted" and prior is not None:
-        return losses.logit_adjusted(logits[known], target[known], prior.expand_as(target)[known])
     return F.binary_cross_entropy_with_logits(logits[known], target[known])
 
 

@@ -58,8 +58,8 @@ class ActionReader:
         path = timeline_path(manifest)
         self._timeline = Timeline(path) if path.is_file() else None
         self._tracks: dict[tuple[str, str, str], Track | None] = {}
-        self.classes = self._classes(clips) if like is None else like.classes
-        self.widths = {name: self._width(name, clips) for name in self.names} if like is None else like.widths
+        self.classes: dict[str, tuple[str, ...]] = self._classes(clips) if like is None else like.classes
+        self.widths: dict[str, int] = {name: self._width(name, clips) for name in self.names} if like is None else like.widths
 
     @property
     def dim(self) -> int:

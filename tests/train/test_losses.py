@@ -32,12 +32,6 @@ def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_cares_less_for_what_
     assert float(losses.focal(logits[:1], target[:1], gamma=2.0)) == pytest.approx((1 - sure) ** 2 * -math.log(sure), rel=1e-5)
 
 
-def test_logit_adjustment_adds_the_priors_log_odds() -> None:
-    logit, prior = torch.zeros(1), torch.tensor([0.1])
-    expected = -math.log(1 / (1 + math.exp(-math.log(0.1 / 0.9))))
-    assert float(losses.logit_adjusted(logit, torch.ones(1), prior)) == pytest.approx(expected, rel=1e-5)
-
-
 def test_unknown_places_do_not_count() -> None:
     logits = torch.tensor([[0.0, 50.0]])
     assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(math.log(2))

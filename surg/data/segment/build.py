@@ -14,7 +14,7 @@ from surg.config import Config
 from surg.data.executor import item_key
 from surg.data.interactions import InteractionConfig, find_interactions
 from surg.data.manifest import Clip
-from surg.data.motion import one_thread, resize_short
+from surg.data.motion import one_thread, resize_short, stated_fps
 from surg.data.motion_camera import CameraMotion, fit_camera
 from surg.data.motion_flow import Flow, flow_backend, to_gray
 from surg.data.segment.endoscopic import is_endoscopic, lens
@@ -119,8 +119,7 @@ def segment(clip: Clip, config: SegmentConfig) -> Segmentation:
 
 def sample_times(clip: Clip, fps: float, most: int) -> npt.NDArray[np.float64]:
     """Times of the frames that are segmented: at `fps` or the video's own rate, the end included."""
-    stated_fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-    info = probe(clip.video, fps=stated_fps)
+    info = probe(clip.video, fps=stated_fps(clip))
     step_s = 1 / min(fps, info.fps) if info.fps > 0 else 1 / fps
     last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
     count = max(1, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
@@ -129,15 +128,14 @@ def sample_times(clip: Clip, fps: float, most: int) -> npt.NDArray[np.float64]:
             f"A clip of {clip.end_s - clip.start_s:.0f} s has {count} frames to segment; at most {most} are kept in memory.\n"
             "Cut it into windows, or lower fps, or raise max_frames."
         )
-    return clip.start_s + np.arange(count) * step_s
+    return np.asarray(clip.start_s + np.arange(count) * step_s, np.float64)
 
 
 def _anchors(clip: Clip, config: SegmentConfig) -> Iterator[tuple[npt.NDArray[np.float64], Frames]]:
     times_s = sample_times(clip, config.fps, config.max_frames)
-    stated_fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
     for start in range(0, len(times_s), config.anchor_frames):
         chunk = times_s[start : start + config.anchor_frames]
-        frames = read_frames(clip.video, chunk, fps=stated_fps, threads=1)
+        frames = read_frames(clip.video, chunk, fps=stated_fps(clip), threads=1)
         yield chunk, np.stack([resize_short(frame, config.size) for frame in frames])
 
 

@@ -147,5 +147,7 @@ def _fill_holes(mask: Mask, share: float = 0.002) -> Mask:
 
 
 def _disc(radius: int) -> npt.NDArray[np.uint8]:
-    kernel: npt.NDArray[np.uint8] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    kernel: npt.NDArray[np.uint8] = np.asarray(
+        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8
+    )
     return kernel

@@ -1,5 +1,6 @@
 """SAM 3 through transformers: everything that a text names, followed through the clip. Weights come by path."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -123,9 +124,11 @@ def load_pretrained(model_class: Any, processor_class: Any, weights: Path | None
 
 
 @contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without transformers' own progress bars, which would end up between our log lines."""
-    from transformers.utils import logging as chatter
+    from transformers.utils import logging
+
+    chatter: Any = logging
 
     bars = chatter.is_progress_bar_enabled()
     chatter.disable_progress_bar()

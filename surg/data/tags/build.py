@@ -10,6 +10,7 @@ from pydantic import Field
 
 from surg.config import Config
 from surg.data.manifest import Clip
+from surg.data.motion import stated_fps
 from surg.data.segment.build import sample_times
 from surg.data.segment.given import read_masks
 from surg.data.tags.measured import MeasuredConfig, measure
@@ -34,8 +35,7 @@ def tag_clip(clip: Clip, config: TagConfig) -> dict[str, Any]:
     times_s = sample_times(clip, config.fps, 1_000_000)
     if config.backend == "vlm":
         times_s = times_s[np.unique(np.linspace(0, len(times_s) - 1, config.frames).round().astype(int))]
-    reading = {"fps": float(clip.meta["fps"])} if "fps" in clip.meta else {}
-    frames = read_frames(clip.video, times_s[: config.frames], threads=1, **reading)
+    frames = read_frames(clip.video, times_s[: config.frames], threads=1, fps=stated_fps(clip))
     tags = _vlm(config.vlm)(frames) if config.backend == "vlm" else measure(frames, config.measured)
     return {"video": clip.video, "start_s": clip.start_s, "end_s": clip.end_s, **tags.to_row()}
 

@@ -10,8 +10,9 @@ from pydantic import Field
 from surg.config import Config
 from surg.data.motion import resize_short
 from surg.data.segment.masks import Frames
+from surg.data.segment.sam3 import load_pretrained, transformers_classes
 from surg.data.tags.schema import Tags, check_answer, json_schema
-from surg.errors import CheckpointError, ConfigError, DataError
+from surg.errors import ConfigError, DataError
 
 
 class VlmConfig(Config):
@@ -42,25 +43,9 @@ class VlmTagger:
                 "The tagger vlm needs its weights and none were given.\n"
                 "Download an image-text model once and pass --weights FOLDER, or use --backend measured, which needs none."
             )
-        try:
-            from transformers import AutoModelForImageTextToText, AutoProcessor
-        except ImportError as error:
-            raise ConfigError(
-                "The tagger vlm needs transformers, which is not installed.\nInstall it: pip install 'surg[hf]'"
-            ) from error
+        model_class, processor_class = transformers_classes("AutoModelForImageTextToText", "AutoProcessor")
         self.config = config
-        try:
-            model, info = AutoModelForImageTextToText.from_pretrained(
-                config.weights, local_files_only=True, output_loading_info=True
-            )
-            self.processor: Any = AutoProcessor.from_pretrained(config.weights, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(f"{config.weights} cannot be loaded as an image-text model: {error}") from error
-        if info["missing_keys"] or info["mismatched_keys"]:
-            raise CheckpointError(
-                f"{config.weights} lacks {len(info['missing_keys'])} weights of its model. Is the download complete?"
-            )
-        self.model: Any = model.eval().to(config.device)
+        self.model, self.processor = load_pretrained(model_class, processor_class, config.weights, "vlm", config.device)
 
     def __call__(self, frames: Frames) -> Tags:
         """Raises DataError when the answer does not fit the schema."""
