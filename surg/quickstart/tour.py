@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from surg.errors import RunError
+from surg.runs import write_text
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
@@ -28,11 +29,24 @@ class Stage:
     command: tuple[str, ...]
     """Arguments of `surg`: what a user would type to do this step alone."""
     makes: Path
-    """The file whose presence says that the step is done; the command writes it last, and whole."""
+    """A file that the step leaves behind."""
+    done: Path
+    """Written after the step ended well, with the command that did it: a step half done, or done otherwise, is done again."""
+    resume: tuple[str, ...] = ()
+    """What goes on with a run that was broken off, where the command alone would refuse to overwrite it."""
 
     @property
     def typed(self) -> str:
         return "surg " + " ".join(self.command)
+
+    @property
+    def is_done(self) -> bool:
+        return self.makes.exists() and self.done.is_file() and self.done.read_text() == self.typed
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The command, or the one that goes on with what it began."""
+        return self.resume if self.resume and self.makes.exists() else self.command
 
 
 def run_tour(stages: Sequence[Stage], console: Console | None = None) -> None:
@@ -47,7 +61,7 @@ def run_tour(stages: Sequence[Stage], console: Console | None = None) -> None:
 
     with live:
         for row in shown:
-            if row.stage.makes.exists():
+            if row.stage.is_done:
                 row.state = "done before"
             else:
                 if not console.is_terminal:
@@ -66,7 +80,7 @@ class _Row:
 def _run(row: "_Row", refresh: Callable[[], None]) -> None:
     started = time.monotonic()
     last: deque[str] = deque(maxlen=30)
-    command = [sys.executable, "-m", "surg", *row.stage.command]
+    command = [sys.executable, "-m", "surg", *row.stage.arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}
     ) as process:
@@ -91,6 +105,7 @@ def _run(row: "_Row", refresh: Callable[[], None]) -> None:
         raise RunError(
             f"The stage {row.stage.title!r} ended without {row.stage.makes}. Run it alone to see why:\n  {row.stage.typed}"
         )
+    write_text(row.stage.done, row.stage.typed)
     row.state, row.line = f"done in {time.monotonic() - started:.0f} s", ""
 
 
