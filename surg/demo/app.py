@@ -13,7 +13,7 @@ from surg.demo.examples import Example
 from surg.demo.exports import write_all, write_annotated
 from surg.demo.live import Ring, Stream, read
 from surg.demo.overlay import draw_heat, draw_zone
-from surg.demo.pages import Page, Visit, sentence
+from surg.demo.pages import Page, Visit, sentence, uploaded
 
 logger = logging.getLogger(__name__)
 
@@ -202,8 +202,8 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
 def _api(page: Page) -> None:
     """`client.predict(video, zone, stride_s, api_name="/analyse")` gives the events JSON: the same work without the page."""
 
-    def analyse(video: str, zone: str, stride_s: float) -> dict[str, Any]:
-        events: dict[str, Any] = _or_sentence(lambda: page.events(Path(video), zone, stride_s))
+    def analyse(video: dict[str, Any], zone: str, stride_s: float) -> dict[str, Any]:
+        events: dict[str, Any] = _or_sentence(lambda: page.events(uploaded(video), zone, stride_s))
         return events
 
     gr.api(analyse, api_name="analyse")  # type: ignore[attr-defined]  # exported, but not named in their __all__

@@ -61,6 +61,14 @@ def is_upload(path: Path) -> bool:
     return uploads is not None and Path(uploads).resolve() in path.resolve().parents
 
 
+def uploaded(payload: Any) -> Path:
+    """The file behind what `handle_file` sent. Only uploads are read: a caller cannot name other files of this machine."""
+    path = Path(str(payload.get("path", ""))) if isinstance(payload, dict) else Path(str(payload))
+    if not is_upload(path) or not path.is_file():
+        raise DataError('Send the video as a file: client.predict(handle_file("clip.mp4"), "", 0.5, api_name="/analyse")')
+    return path
+
+
 class Page:
     """The demo behind its layout: all methods take and return plain values, so that tests call them without a browser."""
 

@@ -107,3 +107,13 @@ def test_dark_and_phone_width_keep_everything_on_the_page(browser: Browser, addr
     expect(phone.locator("#analyse")).to_be_visible(timeout=PATIENT)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 392
     phone.close()
+
+
+def test_the_api_takes_a_file(address: str, video: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False)
+    body = client.predict(handle_file(str(video)), "0.25 0.25; 0.75 0.25; 0.5 0.75", 0.5, api_name="/analyse")
+    assert len(body["windows"]) > 3
+    assert body["zone"][0] == [0.25, 0.25]
+    client.close()

@@ -181,3 +181,16 @@ def test_every_example_that_ships_can_be_opened(page: Page) -> None:
     assert all((example.zone is not None) == example.title.startswith("Room") for example in examples)
     for example in examples:
         assert page.open_video(Visit(), str(example.path), example.zone) is not None
+
+
+def test_the_api_reads_uploads_alone(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from surg.demo.pages import uploaded
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    inside = tmp_path / "uploads" / "clip.mp4"
+    inside.parent.mkdir()
+    inside.write_bytes(video.read_bytes())
+    assert uploaded({"path": str(inside)}) == inside
+    for payload in ({"path": str(video)}, {"path": str(inside.parent / ".." / video.name)}, {}, str(video)):
+        with pytest.raises(DataError, match="handle_file"):
+            uploaded(payload)
