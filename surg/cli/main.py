@@ -1,7 +1,6 @@
 """The `surg` command: gathers the subcommands, prints errors as sentences, and maps them to exit statuses."""
 
 import importlib
-import importlib.util
 import logging
 import sys
 from typing import Annotated
@@ -69,9 +68,7 @@ def options(
 
 
 for _name in COMMANDS:
-    if importlib.util.find_spec(f"surg.cli.{_name}") is not None:
-        _module = importlib.import_module(f"surg.cli.{_name}")
-        app.add_typer(_module.app, name=_name)
+    app.add_typer(importlib.import_module(f"surg.cli.{_name}").app, name=_name)
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from surg.doctor.findings import Finding, missing, ok, warning
+from surg.errors import ServerError
 
 GIB = 1024**3
 MIN_FREE_GIB = 10
@@ -139,18 +140,13 @@ def embedded_triton() -> Finding:
             f"{sys.platform} {platform.machine()}",
             "The server's wheel is for Linux x86_64; use --engine docker, a --server URL, or the in-process engine.",
         )
-    for folder in triton_environments():
-        found = sorted(folder.glob("lib/python3.*/site-packages/pytriton/tritonserver/bin/tritonserver"))
-        if found:
-            return ok(name, "nvidia-pytriton's server binary, in its own environment")
-    return missing(name, "its environment .venv-triton is not there", "make triton-env")
+    from surg.serving.engines.embedded import find_environment
 
-
-def triton_environments() -> list[Path]:
-    """Where the embedded server's environment may stand, the most explicit place first."""
-    named = os.environ.get("SURG_TRITON_ENV")
-    places = [Path(named)] if named else []
-    return [*places, Path.cwd() / ".venv-triton", Path(__file__).resolve().parents[2] / ".venv-triton"]
+    try:
+        env = find_environment()
+    except ServerError as error:
+        return missing(name, str(error).splitlines()[0], "make triton-env")
+    return ok(name, f"nvidia-pytriton's server binary, in its own environment of Python {env.python}")
 
 
 def docker_engine() -> Finding:
