@@ -20,8 +20,8 @@ from surg.data.video import write_video
 
 ACTIONS = tuple(MOTIONS)
 FAMILIES = ("a", "b")
-FPS = 8.0
-"""Frames a second; a power of two, so that frame times are exact."""
+FPS = 4.0
+"""Frames a second, as in the room and as V-JEPA 2 was trained; a power of two, so that frame times are exact."""
 FRAMES = 16
 CLIPS_PER_CASE = 8
 

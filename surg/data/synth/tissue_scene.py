@@ -25,6 +25,8 @@ REACH = 235.0
 DEPTH_TRAVEL, SWING_TRAVEL, PULL_TRAVEL = 100.0, 100.0, 56.0
 GRASP_WIDTH = 44.0
 TREMOR = 0.5
+ROLL = 0.9
+"""Radians that the endoscope may be turned either way about its axis, per case: which way is up tells little of which way a tool goes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class TissueCase:
         self.family, self.size, self.unit = family, size, size / 224
         self.surface = make_surface(rng, family, int(size * MARGIN), blood=rng.random() < 0.3, incision=rng.random() < 0.35)
         self.mirrored = bool(rng.random() < 0.5)
+        self.roll = rng.uniform(-ROLL, ROLL)
         self.lens = Lens.draw(rng, family, size)
         light_x, light_y = (size * (0.5 + rng.uniform(-0.14, 0.14, 2))).tolist()
         self.warmth = np.array((1.0, rng.uniform(0.93, 1.0), rng.uniform(0.84, 1.0)), np.float32)
@@ -94,8 +97,12 @@ class TissueClip:
         self.work = size * np.array([0.5 + out * rng.uniform(-0.05, 0.07), rng.uniform(0.34, 0.46)])
         self.hold = size * np.array([0.5 - out * rng.uniform(0.08, 0.17), rng.uniform(0.44, 0.56)])
         angle, far = rng.uniform(0.15, 1.05), rng.uniform(0.4, 1.25)
-        self.work_pivot = self.work + REACH * unit * np.array([out * np.sin(angle), np.cos(angle)])
-        self.hold_pivot = self.hold + REACH * unit * np.array([-out * np.sin(far), np.cos(far)])
+        work_pivot = self.work + REACH * unit * np.array([out * np.sin(angle), np.cos(angle)])
+        hold_pivot = self.hold + REACH * unit * np.array([-out * np.sin(far), np.cos(far)])
+        middle = np.array([size / 2, size / 2])
+        self.work, self.hold, self.work_pivot, self.hold_pivot = (
+            middle + _turned(point - middle, case.roll) for point in (self.work, self.hold, work_pivot, hold_pivot)
+        )
         self.drag = _turned(_heading(self.hold, self.hold_pivot), rng.normal(0, 0.2)) * PULL_TRAVEL * unit
         self.offset = rng.uniform(0.05, MARGIN - 1.05, 2) * size
         self.cameras = _drift(rng, self.frames, size)

@@ -11,10 +11,10 @@ Doubles = npt.NDArray[np.float64]
 
 # Lengths and widths in pixels of a 224-pixel picture. `bend` curves the jaws, `taper` sharpens them.
 JAWS = {
-    "grasper": {"length": 36.0, "width": 5.6, "taper": 0.75, "bend": 0.0},
-    "dissector": {"length": 38.0, "width": 4.8, "taper": 0.35, "bend": 0.22},
-    "scissors": {"length": 33.0, "width": 6.2, "taper": 0.12, "bend": -0.06},
-    "clip applier": {"length": 31.0, "width": 7.2, "taper": 0.95, "bend": 0.0},
+    "grasper": {"length": 52.0, "width": 6.4, "taper": 0.75, "bend": 0.0},
+    "dissector": {"length": 55.0, "width": 5.6, "taper": 0.35, "bend": 0.22},
+    "scissors": {"length": 48.0, "width": 7.0, "taper": 0.12, "bend": -0.06},
+    "clip applier": {"length": 46.0, "width": 8.0, "taper": 0.95, "bend": 0.0},
 }
 # Shaft and jaw colours (linear RGB), and how glossy. Family b's tools are of other makes.
 FINISHES = {
@@ -23,7 +23,7 @@ FINISHES = {
 }
 KINDS = {"a": ("grasper", "dissector", "scissors"), "b": ("clip applier", "dissector")}
 # An open jaw stands this far from the shaft's axis (radians); a closed one nearly on it.
-CLOSED, OPEN = 0.04, 0.78
+CLOSED, OPEN = 0.04, 1.0
 
 
 @dataclass(frozen=True)

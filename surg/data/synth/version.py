@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-SIMULATOR_VERSION = "1"
+SIMULATOR_VERSION = "2"
 LICENCE = "CC0-1.0"
 
 
