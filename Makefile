@@ -60,7 +60,7 @@ test-slow: $(ENV) $(TRITON_ENV) system ## Run the tests that take minutes
 test-gpu: $(ENV) ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-MODEL ?= runs/quickstart/adapted
+MODEL ?= surg-tiny
 .PHONY: eval
 eval: $(ENV) $(TRITON_ENV) ## Evaluate MODEL through the embedded server (or SERVER=host:8001); BASELINE=file fails when a number got worse
 	$(BIN)/surg eval all --checkpoint $(MODEL) $(if $(SERVER),--server $(SERVER)) $(if $(BASELINE),--baseline $(BASELINE)) --out runs/eval
@@ -70,8 +70,8 @@ demo: $(ENV) $(TRITON_ENV) ## Open the page that shows what the model sees
 	$(BIN)/surg demo
 
 .PHONY: serve
-serve: $(ENV) $(TRITON_ENV) ## Start Triton on REPO (default: what the quickstart exported)
-	$(BIN)/surg serve start $(or $(REPO),runs/quickstart/repository)
+serve: $(ENV) $(TRITON_ENV) ## Start Triton on REPO (default: the shipped model)
+	$(BIN)/surg serve start $(REPO)
 
 .PHONY: bench
 bench: $(ENV) $(TRITON_ENV) ## Measure model, export and decoding against their yardsticks (about half an hour on a quiet machine)

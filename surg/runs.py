@@ -5,6 +5,7 @@ RUN/environment.json    versions, git, seed, data       RUN/checkpoints/      RU
 """
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -33,6 +34,12 @@ VERSIONED = (
     "opencv-python-headless",
     "av",
 )
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a whole file, as checkpoints, contracts and reports quote it."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

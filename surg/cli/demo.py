@@ -16,7 +16,7 @@ def demo(
     compare: Annotated[str | None, typer.Option(help="A second server whose model is shown beside the first.")] = None,
     repository: Annotated[
         Path | None,
-        typer.Option(help="Model repository for the embedded server; what surg quickstart made here when not given."),
+        typer.Option(help="Model repository for the embedded server; the shipped model when not given."),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Manifest of clips among which nearest moments are sought; the examples when not given.")

@@ -19,7 +19,9 @@ class Engine(StrEnum):
 
 @app.command()
 def start(
-    repo: Annotated[Path, typer.Argument(help="Model repository made by surg export.")],
+    repo: Annotated[
+        Path | None, typer.Argument(help="Model repository made by surg export; the shipped model's when not given.")
+    ] = None,
     engine: Annotated[
         Engine, typer.Option(help="embedded: the Triton in our own environment. docker: NVIDIA's image.")
     ] = Engine.embedded,
@@ -33,8 +35,16 @@ def start(
 ) -> None:
     """Start a server on REPO and return once it has answered a synthetic inference. It keeps running."""
     from surg.serving import registry
+    from surg.serving.shipped import shipped_repository
 
-    server = registry.start(repo, name, engine.value, ports=(http_port, grpc_port, metrics_port), threads=threads, image=image)
+    server = registry.start(
+        repo or shipped_repository(),
+        name,
+        engine.value,
+        ports=(http_port, grpc_port, metrics_port),
+        threads=threads,
+        image=image,
+    )
     if as_json:
         _print_json(_facts(name))
         return

@@ -16,13 +16,11 @@ from surg.data.manifest import Manifest
 from surg.data.video import probe
 from surg.demo.examples import FOLDER, shipped
 from surg.demo.reference import Reference
-from surg.errors import ServerError
 from surg.serving.client import Client, connect
 from surg.serving.engine import start_server
+from surg.serving.shipped import shipped_repository
 
 logger = logging.getLogger(__name__)
-
-QUICKSTART = Path("runs/quickstart/repository")
 
 
 def launch(
@@ -77,19 +75,8 @@ def launch(
 
 
 def _embedded(stack: ExitStack, repository: Path | None) -> Client:
-    folder = repository or made_repository()
-    running = stack.enter_context(start_server(folder))
+    running = stack.enter_context(start_server(repository or shipped_repository()))
     return connect(running.grpc_url)
-
-
-def made_repository() -> Path:
-    """The repository that the quickstart made here."""
-    if not (QUICKSTART / "surg_clip").is_dir():
-        raise ServerError(
-            f"There is no model to show: no --server, no --repository, and nothing in {QUICKSTART}.\n"
-            "Make one in minutes: surg quickstart    or export your own: surg export RUN --out REPO, then surg demo --repository REPO"
-        )
-    return QUICKSTART
 
 
 def _reference_clips(manifest: Path | None, count: int) -> Any:

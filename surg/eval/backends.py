@@ -80,7 +80,7 @@ def open_backend(
     with ExitStack() as stack:
         if name == "torch":
             from surg.eval.torch_transport import TorchTransport
-            from surg.serving.export import find_bundle
+            from surg.model.saved import find_bundle
 
             if checkpoint is None:
                 raise ServerError("The torch backend runs a checkpoint: give --checkpoint RUN or a .safetensors file.")

@@ -91,8 +91,8 @@ def random_backend(stack: ExitStack, checkpoint: Path, seed: int) -> Backend:
     from surg.eval.torch_transport import TorchTransport
     from surg.model.bundle import Bundle, load_bundle
     from surg.model.encoder import build_encoder
+    from surg.model.saved import find_bundle
     from surg.serving.client import Client
-    from surg.serving.export import find_bundle
 
     trained = load_bundle(find_bundle(checkpoint))
     torch.manual_seed(seed)

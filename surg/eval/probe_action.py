@@ -266,7 +266,7 @@ def _say_what_it_learned(arm: Arm, config: ProbeActionConfig, outcome: Outcome) 
     if arm.checkpoint is None:
         return
     from surg.model.bundle import read_header
-    from surg.serving.export import find_bundle
+    from surg.model.saved import find_bundle
 
     parts, meta, _ = read_header(find_bundle(arm.checkpoint))
     source = str(meta.get("aux_label", ""))

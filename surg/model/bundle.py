@@ -6,7 +6,6 @@
 Parts are written one tensor after another, so saving a model costs no second copy of it in memory.
 """
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from surg.model.config import WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import build_head
 from surg.model.predictor import Predictor, build_predictor
-from surg.runs import atomic_file
+from surg.runs import atomic_file, file_sha256
 
 FORMAT = "1"
 MAP_ABOVE_BYTES = 1 << 30
@@ -153,11 +152,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
         file.write(struct.pack("<Q", len(encoded)))
         file.write(encoded)
         _write_tensors(file, tensors.values())
-
-
-def file_sha256(path: Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_tensors(file: IO[Any], tensors: Iterable[Tensor]) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from surg.config import Config
 from surg.errors import CheckpointError
 from surg.model import names, zoo
-from surg.model.bundle import FORMAT, file_sha256, write_safetensors
+from surg.model.bundle import FORMAT, write_safetensors
 from surg.model.checkpoint import ENCODER_KEYS, Part, read_part
 from surg.model.config import EncoderConfig, PredictorConfig
 from surg.model.files import WeightFile, open_weights
-from surg.runs import write_json
+from surg.runs import file_sha256, write_json
 
 logger = logging.getLogger(__name__)
 

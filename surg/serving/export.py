@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from surg.config import Config
-from surg.errors import CheckpointError, ServerError
+from surg.errors import ServerError
 from surg.model.bundle import Bundle, load_bundle
+from surg.model.saved import find_bundle
 from surg.runs import write_text
 from surg.serving import parity, repository
 from surg.serving.client import connect
@@ -50,22 +51,6 @@ class ExportedFiles:
     paths: list[Path]
     contract: Contract
     rows: list[parity.Row]
-
-
-def find_bundle(path: Path) -> Path:
-    """The bundle meant by a run folder (best, else last) or by a file."""
-    path = Path(path)
-    if path.is_dir():
-        for folder in (path / "checkpoints", path):
-            for name in ("best.safetensors", "last.safetensors"):
-                if (folder / name).is_file():
-                    return folder / name
-        raise CheckpointError(
-            f"{path} holds no checkpoints/best.safetensors or last.safetensors.\nName a run folder of surg train, or a .safetensors file."
-        )
-    if not path.is_file():
-        raise CheckpointError(f"There is no {path}. Name a run folder of surg train, or a .safetensors file.")
-    return path
 
 
 def export_repository(

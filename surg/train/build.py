@@ -16,6 +16,7 @@ from surg.model.config import FactorizedConfig, PredictorConfig, WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, MotionAuxHead, SterilityHead
 from surg.model.predictor import build_predictor
+from surg.model.saved import find_bundle
 from surg.model.world import WorldPredictor
 from surg.train.config import TrainConfig
 from surg.train.sources import Source
@@ -42,7 +43,7 @@ def load_start(config: TrainConfig) -> Start:
     """Encoder, predictor and heads from `init`, or fresh ones of `model.size`."""
     if config.init is None:
         return Start(*_fresh(config), {}, {}, None)
-    path = bundle_path(Path(config.init))
+    path = find_bundle(config.init)
     if path.suffix == ".safetensors" and _is_ours(path):
         bundle = load_bundle(path)
         if bundle.encoder is None:
@@ -60,20 +61,6 @@ def load_start(config: TrainConfig) -> Start:
         logger.warning("the predictor starts fresh: %s", str(error).splitlines()[0])
         predictor = build_predictor(_predictor_config(config, encoder))
     return Start(encoder, predictor, {}, {}, None)
-
-
-def bundle_path(path: Path) -> Path:
-    """A run folder stands for its best checkpoint, or its last where there is no best."""
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        for name in ("best", "last"):
-            if (path / "checkpoints" / f"{name}.safetensors").is_file():
-                return path / "checkpoints" / f"{name}.safetensors"
-        raise CheckpointError(f"{path} is a run that has not saved a checkpoint yet.")
-    if not path.exists():
-        raise CheckpointError(
-            f"There are no weights at {path}.\nFetch some: surg weights pull vitl; or start from nothing: leave out --init."
-        )
-    return path
 
 
 def _is_ours(path: Path) -> bool:
