@@ -41,6 +41,8 @@ class Batch:
     """float (B, H), NaN: not known."""
     place: Tensor
     """float (B, t, h, w): share of the patch where the breach is; NaN: not known."""
+    acting: Tensor
+    """float (B, t, h, w): share of the patch that shows the instrument that acts; NaN: not known."""
     motion: Tensor
     """float (B, 23), NaN: not known."""
     tasks: dict[str, Tensor]
@@ -153,21 +155,24 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
     moments = [clip.start_s + max(end - (len(steps) - 1 - n) * reading.tubelet, 0) / reading.data.fps for n in steps]
     found = source.breaches.get(draw.index)
     place = place_map(found, moments, stored.box, box, seen.shape[1], size // reading.patch)
+    acting = _acting_of(source, draw.index, moments, box, seen.shape[1], place.shape)
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and random.random() < flip:
-        frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
+        frames, occupancy, place, acting = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1], acting[..., ::-1]
     if vary:
         frames = change_colours(frames, reading.data.augment, random)
     action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and backwards in reading.classes and random.random() < 0.5:
-        frames, action, motion = frames[::-1], reading.classes.index(backwards), np.full_like(motion, np.nan)
+        frames, acting = frames[::-1], acting[::-1]
+        action, motion = reading.classes.index(backwards), np.full_like(motion, np.nan)
     row: dict[str, npt.NDArray[Any]] = {
         "frames": np.ascontiguousarray(frames),
         "zone": np.ascontiguousarray(occupancy, np.float32),
         "action": np.array(action, np.int64),
         "breach": breach_targets(found, clip, time_s, reading.horizons_s),
         "place": np.ascontiguousarray(place, np.float32),
+        "acting": np.ascontiguousarray(acting, np.float32),
         "motion": motion,
     }
     if reading.second_view:
@@ -233,6 +238,15 @@ def _motion_of(clip: Clip, source: Source, index: int) -> npt.NDArray[np.float32
     if index in source.motion:
         return source.motion[index]
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
+
+
+def _acting_of(
+    source: Source, index: int, moments: Sequence[float], box: Box, size: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    found = source.acting.get(index)
+    if found is None:
+        return np.full(shape, np.nan, np.float32)
+    return found.at(moments, source.store.entries[index].box, box, size, shape[-1])
 
 
 class Ahead:

@@ -15,6 +15,7 @@ from surg.model.checkpoint import load_bundle, load_encoder, load_predictor
 from surg.model.config import FactorizedConfig, PredictorConfig, WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, MotionAuxHead, SterilityHead
+from surg.model.motion_energy import start_with_motion
 from surg.model.predictor import build_predictor
 from surg.model.saved import find_bundle
 from surg.model.world import WorldPredictor
@@ -75,6 +76,8 @@ def _fresh(config: TrainConfig) -> tuple[nn.Module, nn.Module]:
         encoder = build_encoder(FactorizedConfig(**config.model.encoder))
     else:
         encoder = build_encoder({**zoo.encoder_config(config.model.size).model_dump(), **config.model.encoder})
+    if config.model.start == "motion-energy":
+        start_with_motion(encoder, config.seed)
     return encoder, build_predictor(_predictor_config(config, encoder))
 
 
@@ -97,6 +100,8 @@ def build_trainee(
         heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(
             width, attention, config.model.head_depth, len(classes)
         )
+    if "action" in tasks and config.loss.weights.action_map:
+        heads["action_map"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(classes) + 1))
     if "motion_aux" in tasks:
         heads["motion_aux"] = _kept(start, "motion_aux", classes) or MotionAuxHead(width, num_classes=max(len(classes), 1))
     if "sterility" in tasks:

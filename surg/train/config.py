@@ -95,6 +95,8 @@ class ModelConfig(Config):
     """Changes to that size's encoder, for example {depth: 6}."""
     predictor: dict[str, Any] = Field(default_factory=dict)
     """Changes to that size's predictor."""
+    start: Literal["random", "motion-energy"] = "random"
+    """Weights of a fresh encoder. motion-energy: patch filters that see direction of motion; small encoders learn motion from little data."""
     factorized: bool = False
     """The second seed's encoder: spatial, then temporal attention."""
     gradient_checkpointing: bool = False
@@ -146,6 +148,8 @@ class LossWeights(Config):
     """2.1's loss on visible tokens (0.5 there)."""
     motion_aux: float = 0.1
     """Motion class and 23 motion features from pooled tokens."""
+    action_map: float = 0.0
+    """Which token shows the instrument that does the action, and which action: a linear layer on every token. Needs masks."""
     flow: float = 0.5
     """Optical flow of every token by a linear layer: dense teaching of motion that needs no label."""
     action: float = 1.0

@@ -305,7 +305,14 @@ def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, S
         needs_classes = which == "train" and "action" in source.tasks
         try:
             opened[name] = open_source(
-                name, source, config.data, cache, split=split, classes_needed=needs_classes, like=(like or {}).get(name)
+                name,
+                source,
+                config.data,
+                cache,
+                split=split,
+                classes_needed=needs_classes,
+                acting=config.loss.weights.action_map > 0,
+                like=(like or {}).get(name),
             )
         except NothingThereError:
             if which == "train":

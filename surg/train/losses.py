@@ -103,3 +103,17 @@ def class_weights(counts: Sequence[int], smoothing: float = 1.0) -> Tensor:
     counts_ = torch.tensor(counts, dtype=torch.float32) + smoothing
     weights = counts_.sum() / (len(counts_) * counts_)
     return weights / (weights * counts_ / counts_.sum()).sum()
+
+
+def acting(logits: Tensor, share: Tensor, action: Tensor, least: float = 0.15, still: float = 0.15) -> Tensor:
+    """Cross-entropy of every token: the clip's action where at least `least` of it shows who acts, else "nothing", weighted `still`.
+
+    logits: (B, K, C + 1), share: (B, K), NaN where it is not known, action: (B,).
+    """
+    known = torch.isfinite(share)
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    wanted = torch.where(share >= least, action[:, None], logits.shape[-1] - 1)
+    weight = logits.new_ones(logits.shape[-1])
+    weight[-1] = still
+    return F.cross_entropy(logits[known], wanted[known], weight=weight)

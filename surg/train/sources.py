@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from surg.data.manifest import Clip, Manifest
 from surg.data.motion import FEATURES
 from surg.errors import ConfigError, DataError
+from surg.train.acting import Acting, acting_of
 from surg.train.breach import Breaches, breaches_of
 from surg.train.config import DataConfig, SourceConfig
 from surg.train.store import ClipStore, StoreSpec, open_store
@@ -43,6 +44,8 @@ class Source:
     fingerprint: str
     breaches: dict[int, Breaches] = field(default_factory=dict)
     """What is known about breaches, by clip; sterility sources only."""
+    acting: dict[int, Acting] = field(default_factory=dict)
+    """Where the instrument that acts is, by clip; only where it is taught."""
     motion: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
     """z-normed motion features by clip, from the table of `surg data motion`."""
     actions: ActionReader | None = None
@@ -74,6 +77,7 @@ def open_source(
     *,
     split: str,
     classes_needed: bool,
+    acting: bool = False,
     like: Source | None = None,
 ) -> Source:
     """Read a manifest's split and decode it; `like` is the training side, whose classes count. Raises DataError with what to do when nothing is left."""
@@ -110,6 +114,8 @@ def open_source(
     if "sterility" in config.tasks:
         breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
     source = Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
+    if acting and "action" in config.tasks:
+        source.acting = {number: seen for number, clip in enumerate(clips) if (seen := acting_of(clip)) is not None}
     if config.motion is not None:
         source.motion = motion_vectors(config.motion, clips)
     if "world" in config.tasks:

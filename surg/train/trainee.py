@@ -193,7 +193,12 @@ class Trainee(nn.Module):
             smoothing = self.config.label_smoothing if self.training else 0.0
             logits = head(tokens).float()
             _answer(answers, "action", logits, rows)
-            return {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing)}
+            found = {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing)}
+            if "action_map" in self.heads:
+                where = batch.acting[rows].flatten(1)
+                where = where if keep is None else where.gather(1, keep)
+                found["action_map"] = losses.acting(self.heads["action_map"](tokens).float(), where, batch.action[rows])
+            return found
         if name == "motion_aux":
             return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows])}
         if name == "flow":

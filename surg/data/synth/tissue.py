@@ -106,12 +106,13 @@ def render_case(item: Item) -> list[dict[str, str]]:
 def truth_of(script: Script, frames: list[Frame]) -> dict[str, np.ndarray[Any, Any]]:
     """What the picture shows, exactly.
 
-    ids (T, S, S): 0 tissue, 1 grasper, 2 working tool.  tips (T, 2, 2): x, y of both tips, pixels.
+    ids (T, S, S): 0 tissue, 1 grasper, 2 working tool.  mover: which of them does the action.  tips (T, 2, 2): x, y of both tips, pixels.
     camera (T, 2, 3): from the scene to each frame.  One array (T,) per factor, 0..1: depth, jaw, pull, swing.
     """
     return {
         "ids": np.stack([frame.ids for frame in frames]),
         "tips": np.stack([frame.tips for frame in frames]).astype(np.float32),
         "camera": np.stack([frame.camera for frame in frames]).astype(np.float32),
+        "mover": np.array(1 if MOTIONS[script.action][0] == "pull" else 2),
         **{factor: getattr(script, factor).astype(np.float32) for factor in FACTORS},
     }
