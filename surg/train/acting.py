@@ -6,6 +6,7 @@ Read from the truth file of a clip (`masks`): `ids` (T, S, S) instance numbers a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ def acting_of(clip: Clip) -> Acting | None:
             if "mover" not in truth or "ids" not in truth:
                 return None
             ids, mover = truth["ids"], int(truth["mover"])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise DataError(f"{Path(clip.masks).name} cannot be read as the clip's masks: {error}") from error
     shares = [cv2.resize((frame == mover).astype(np.uint8) * 255, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in ids]
     times = clip.start_s + np.linspace(0.0, clip.end_s - clip.start_s, len(ids))

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def _measured(clip: Clip) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[n
             if "boxes" not in truth or "times" not in truth:
                 return None, None
             return truth["times"].astype(np.float64), truth["boxes"].astype(np.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise DataError(f"{Path(clip.masks).name} cannot be read as the clip's masks: {error}") from error
 
 

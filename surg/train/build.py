@@ -12,7 +12,7 @@ from surg.data.preprocess import PreprocessSpec
 from surg.errors import CheckpointError, ConfigError
 from surg.model import zoo
 from surg.model.checkpoint import load_bundle, load_encoder, load_predictor
-from surg.model.config import FactorizedConfig, PredictorConfig, WorldConfig
+from surg.model.config import EncoderConfig, FactorizedConfig, PredictorConfig, WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, MotionAuxHead, SterilityHead
 from surg.model.motion_energy import start_with_motion
@@ -53,8 +53,9 @@ def load_start(config: TrainConfig) -> Start:
             raise ConfigError(
                 f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init."
             )
-        predictor = bundle.predictor or build_predictor(_predictor_config(config, bundle.encoder))
-        return Start(bundle.encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
+        encoder = bundle.encoder if config.model.grow is None else grown(bundle.encoder, config.model.grow)
+        predictor = bundle.predictor or build_predictor(_predictor_config(config, encoder))
+        return Start(encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
     encoder = load_encoder(path, key=config.init_key)
     try:
         predictor = load_predictor(path)
@@ -62,6 +63,24 @@ def load_start(config: TrainConfig) -> Start:
         logger.warning("the predictor starts fresh: %s", str(error).splitlines()[0])
         predictor = build_predictor(_predictor_config(config, encoder))
     return Start(encoder, predictor, {}, {}, None)
+
+
+def grown(encoder: nn.Module, depth: int) -> nn.Module:
+    """A copy of a shallow encoder with more blocks on top, whose last layers are zero: it says what it said before."""
+    shape: Any = encoder.config
+    if not isinstance(shape, EncoderConfig) or shape.levels or depth < shape.depth:
+        raise ConfigError(
+            f"model.grow={depth} does not fit the encoder of --init: it needs a joint encoder without levels and of at most {depth} "
+            f"blocks; found {type(shape).__name__} with {shape.depth} blocks."
+        )
+    deep = build_encoder(shape.model_copy(update={"depth": depth}))
+    deep.load_state_dict({**deep.state_dict(), **encoder.state_dict()})
+    blocks: Any = deep.blocks
+    for block in blocks[shape.depth :]:
+        for layer in (block.attn.proj, block.mlp.fc2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return deep
 
 
 def _is_ours(path: Path) -> bool:

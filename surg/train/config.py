@@ -97,6 +97,8 @@ class ModelConfig(Config):
     """Changes to that size's predictor."""
     start: Literal["random", "motion-energy"] = "random"
     """Weights of a fresh encoder. motion-energy: patch filters that see direction of motion; small encoders learn motion from little data."""
+    grow: int | None = Field(None, gt=0)
+    """Depth that a shallower encoder of `init` grows to, by blocks on top that change nothing until they have learnt something."""
     factorized: bool = False
     """The second seed's encoder: spatial, then temporal attention."""
     gradient_checkpointing: bool = False
