@@ -56,16 +56,6 @@ def test_faster_is_more(tiny: Encoder) -> None:
     assert answers == sorted(answers)
 
 
-def test_random_weights_do_not_know_directions() -> None:
-    """The yardstick of the tests above: without the start there is nothing in these channels."""
-    torch.manual_seed(0)
-    encoder = build_encoder(encoder_config("tiny")).eval()
-    assert isinstance(encoder, Encoder)
-    texture = pink_noise(np.random.default_rng(3), 16, SIDE)[0, 0]
-    difference = energies(encoder, moving(texture, 1.0, 0.0)) - energies(encoder, moving(texture, -1.0, 0.0))
-    assert difference.abs().max() < 0.01
-
-
 def test_same_seed_same_start() -> None:
     first, second = build_encoder(encoder_config("tiny")), build_encoder(encoder_config("tiny"))
     start_with_motion(first, 7)
@@ -77,3 +67,21 @@ def test_same_seed_same_start() -> None:
 def test_an_encoder_that_is_too_narrow_is_refused_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"width above 100.*model\.start=random"):
         start_with_motion(build_encoder(encoder_config("nano")))
+
+
+def test_a_shallow_encoder_grows_and_says_what_it_said() -> None:
+    from surg.train.build import grown
+
+    torch.manual_seed(1)
+    shallow = build_encoder(encoder_config("nano").model_copy(update={"depth": 2})).eval()
+    deep = grown(shallow, 5).eval()
+    clip = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(deep(clip), shallow(clip))
+    assert deep.config.depth == 5
+    deep(clip).square().mean().backward()
+    gradient = deep.blocks[4].mlp.fc2.weight.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0, "the new blocks can learn"
+    with pytest.raises(ConfigError, match="at most 3"):
+        grown(deep, 3)
