@@ -148,6 +148,26 @@ def inspect(
         )
 
 
+@app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(help="Run folder of surg train, or a bundle.")],
+    target: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    as_json: Json = False,
+) -> None:
+    """Halve a checkpoint for shipping: numbers rounded to fp16, read back and computed with as fp32."""
+    from surg.model.pack import pack as run
+
+    done = run(source, target)
+    if as_json:
+        typer.echo(
+            json.dumps({"path": str(done.path), "bytes": done.size, "change": done.change, "sha256": done.sha256}, indent=2)
+        )
+        return
+    typer.echo(
+        f"wrote {done.path}: {done.size / 1e6:.1f} MB, answers changed by at most {done.change:.1e}\nsha256 {done.sha256}"
+    )
+
+
 @app.command("to-hf")
 def to_hf(
     source: Annotated[Path, typer.Argument(help="Our .safetensors, Meta's .pt or a run folder.")],

@@ -1,11 +1,13 @@
 """Our file format: one safetensors file whose header holds the settings, so that a file rebuilds its own models.
 
     header   surg_format "1" · config: JSON, settings of each part · meta: JSON, what the file was trained for and on
+             surg_stored "fp16", if the numbers were rounded to halve the file: they are computed with in fp32
     tensors  encoder.*   predictor.*   world.*   head.action.*   head.sterility.*   head.motion_aux.*
 
 Parts are written one tensor after another, so saving a model costs no second copy of it in memory.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -60,10 +62,12 @@ class Bundle:
         return module
 
 
-def save_bundle(path: Path, parts: Mapping[str, nn.Module], config: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+def save_bundle(
+    path: Path, parts: Mapping[str, nn.Module], config: Mapping[str, Any], meta: Mapping[str, Any], *, halved: bool = False
+) -> str:
     """Write modules and settings to one file, atomically. Returns its sha256.
 
-    `config` maps part names to settings; a part that is absent there brings its own `.config`.
+    `config` maps part names to settings; a part that is absent there brings its own `.config`. `halved` rounds to fp16.
     """
     settings = {name: _settings(name, module, config) for name, module in parts.items()}
     tensors = {f"{name}.{key}": tensor for name, module in parts.items() for key, tensor in module.state_dict().items()}
@@ -72,6 +76,9 @@ def save_bundle(path: Path, parts: Mapping[str, nn.Module], config: Mapping[str,
         "config": json.dumps(settings, sort_keys=True),
         "meta": json.dumps(dict(meta), sort_keys=True, ensure_ascii=False),
     }
+    if halved:
+        tensors = {key: tensor.half() if tensor.dtype == torch.float32 else tensor for key, tensor in tensors.items()}
+        header["surg_stored"] = "fp16"
     write_safetensors(path, tensors, header)
     return file_sha256(path)
 
@@ -86,12 +93,14 @@ def load_bundle(path: Path) -> Bundle:
     states: dict[str, dict[str, Tensor]] = {name: {} for name in modules}
     strays = []
     with _opened(path) as file:
+        halved = (file.metadata() or {}).get("surg_stored") == "fp16"
         for key in keys:
             name = next((name for name in names if key.startswith(f"{name}.")), None)
             if name is None:
                 strays.append(key)
             else:
-                states[name][key[len(name) + 1 :]] = file.get_tensor(key)
+                tensor = file.get_tensor(key)
+                states[name][key[len(name) + 1 :]] = tensor.float() if halved and tensor.is_floating_point() else tensor
     if strays:
         raise CheckpointError(f"{path} holds tensors that belong to no part of its own header: {', '.join(strays[:5])}.")
     for name, module in modules.items():
@@ -152,6 +161,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
         file.write(struct.pack("<Q", len(encoded)))
         file.write(encoded)
         _write_tensors(file, tensors.values())
+
+
+def hash_of(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, in the order of their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _write_tensors(file: IO[Any], tensors: Iterable[Tensor]) -> None:

@@ -1,6 +1,5 @@
 """What a run writes: bundles that others load, and the state that a killed run goes on from."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import RunError
-from surg.model.checkpoint import save_bundle
+from surg.model.bundle import hash_of, save_bundle
 from surg.runs import RunFolder, atomic_file
 from surg.train import build
 from surg.train.batches import Reading, read_batch
@@ -76,14 +75,6 @@ class Bundles:
         path = self.run.checkpoints / f"{name}.safetensors"
         save_bundle(path, parts, {}, meta)
         return path
-
-
-def hash_of(module: nn.Module) -> str:
-    """SHA-256 of a module's weights, in the order of their names."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def collect(
