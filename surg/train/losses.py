@@ -74,15 +74,18 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | Non
     return loss.mean()
 
 
-def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0) -> Tensor:
-    """Where it happens, per token.  (B, N) logits against (B, N) shares of the token covered; NaN targets do not count."""
+def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0, gamma: float = 2.0) -> Tensor:
+    """Where it happens, per token.  (B, N) logits against (B, N) shares of the token covered; NaN targets do not count.
+
+    Focal, and counted in hundredths of a clip's tokens: of a breach only a few of 800 tokens show anything, and in a plain mean the
+    others, long since learnt, would leave them no weight.
+    """
     known = torch.isfinite(target)
-    if not bool(known.any()):
-        return logits.sum() * 0.0
     filled = torch.where(known, target, torch.zeros_like(target)).to(logits.dtype)
     per_token = F.binary_cross_entropy_with_logits(logits, filled, reduction="none")
-    weight = known.to(logits.dtype) * (1 + (positive_weight - 1) * filled)
-    return (per_token * weight).sum() / weight.sum()
+    wrong = (torch.sigmoid(logits) - filled).abs()
+    weight = known.to(logits.dtype) * (1 + (positive_weight - 1) * filled) * wrong**gamma
+    return 100 * (per_token * weight).mean()
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

@@ -1,6 +1,6 @@
 """Bodies: twelve baked people on fifteen bones, posed by where they stand, look and reach.
 
-The arrays of `rig.npz` come from benchmarks/synth_bake_rig.py (body assets CC0). A body faces -y at yaw 0, its soles at z = 0.
+The arrays of `rig.npz` come from making/bake_rig.py (body assets CC0). A body faces -y at yaw 0, its soles at z = 0.
 """
 
 from dataclasses import dataclass

