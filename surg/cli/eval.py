@@ -135,7 +135,7 @@ def retrieval(
 ) -> None:
     """Do neighbours of other cases show the same? top-1, mAP, nDCG, cycle, overlap."""
     from surg.config import load_config
-    from surg.eval.features import read_features
+    from surg.data.feature_table import read_features
     from surg.eval.retrieval import RetrievalConfig, evaluate
 
     config = load_config(RetrievalConfig, {"label": label}, overrides=set_ or [])

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.executor import run
+from surg.data.feature_table import clip_key
 from surg.data.manifest import Clip
 from surg.data.video import read_frames
 from surg.errors import DataError
 from surg.eval.backends import Backend
 from surg.eval.classification import Predictions
-from surg.eval.features import clip_key
 from surg.eval.probes import ProbeConfig, Split3, linear_probe
 
 if TYPE_CHECKING:

@@ -1,33 +1,29 @@
 """Features of every clip of a manifest as one Arrow table, through any backend: what probes, kNN, retrieval and plots read.
 
-Columns: key · case · split · source · labels (JSON) · start_s · end_s · segment · features (float16, flat) ;
-the shape of one row's features, the level, the variant and the checkpoint stand in the table's metadata.
-A killed run goes on where it stopped: finished clips are in part files beside the table.
+The table's form is surg.data.feature_table's, its features float16; level, variant and checkpoint stand in its metadata. A killed run goes on where it
+stopped: finished clips are in part files beside the table.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from surg.config import Config
 from surg.data.clips import ClipConfig, windows
-from surg.data.executor import Parts, Progress, item_key
+from surg.data.executor import Parts, Progress
+from surg.data.feature_table import Features, clip_columns, clip_key, describe_table, read_features, stamp_of
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import PreprocessSpec, preprocess
 from surg.data.video import read_frames
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
-from surg.runs import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,40 +49,6 @@ class FeatureConfig(Config):
     """Crop to the clip's zone where it has one."""
     failed_share: float = Field(0.02, ge=0, le=1)
     """More failed clips than this end the run."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """A feature table in memory. Rows are windows; `clip` tells which belong together."""
-
-    values: Array
-    """(N, …) float16: (D,) pooled, (tokens, D) otherwise."""
-    clips: npt.NDArray[np.str_]
-    cases: npt.NDArray[np.str_]
-    splits: npt.NDArray[np.str_]
-    start_s: npt.NDArray[np.float64]
-    end_s: npt.NDArray[np.float64]
-    labels: list[dict[str, Any]]
-    meta: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def column(self, label: str) -> npt.NDArray[np.str_]:
-        """A label as text, "" where a row has none."""
-        return np.array([str(row.get(label, "")) for row in self.labels], dtype=np.str_)
-
-    def vectors(self) -> Array:
-        """One float32 vector a row: tokens are averaged."""
-        values = self.values.astype(np.float32)
-        return values if values.ndim == 2 else np.asarray(values.reshape(len(values), -1, values.shape[-1]).mean(1))
-
-    def pick(self, rows: npt.NDArray[Any]) -> "Features":
-        index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        return Features(
-            self.values[index], self.clips[index], self.cases[index], self.splits[index], self.start_s[index], self.end_s[index],
-            [self.labels[i] for i in index], self.meta,
-        )  # fmt: skip
 
 
 def embed_manifest(
@@ -144,34 +106,8 @@ def embed_manifest(
     if failed:
         logger.warning("%d of %d clips could not be read and are left out", len(failed), len(order))
     parts.join(order)
-    _add_metadata(out, stamp | {"failed": len(failed)})
+    describe_table(out, stamp | {"failed": len(failed)})
     return read_features(out)
-
-
-def read_features(path: Path) -> Features:
-    """Open a table written by `surg embed`."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} is no table of features ({type(error).__name__}). Make one: surg embed MANIFEST --out {path}"
-        ) from error
-    metadata = json.loads((table.schema.metadata or {}).get(b"surg.features", b"{}"))
-    if "shape" not in metadata:
-        raise DataError(f"{path} is a Parquet table, but not one of features. Make one: surg embed MANIFEST --out {path}")
-    flat = table.column("features").combine_chunks()
-    values = np.asarray(flat.flatten()).reshape(len(table), *metadata["shape"])
-    text = {name: np.array(table.column(name).to_pylist(), dtype=np.str_) for name in ("key", "case", "split")}
-    return Features(
-        values, text["key"], text["case"], text["split"],
-        table.column("start_s").to_numpy(), table.column("end_s").to_numpy(),
-        [json.loads(row) for row in table.column("labels").to_pylist()], metadata,
-    )  # fmt: skip
-
-
-def clip_key(clip: Clip) -> str:
-    """Stable, and tells no file name. The folder of the video does not matter, so that a moved manifest resumes."""
-    return item_key([Path(clip.video).name, clip.start_s, clip.end_s, clip.case, json.dumps(clip.zone)])
 
 
 def window_ends(clip: Clip, spec: PreprocessSpec, config: FeatureConfig) -> list[float]:
@@ -230,7 +166,7 @@ def _rows(backend: Backend, clip: Clip, config: FeatureConfig, seed: int) -> Ite
     fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
     key = clip_key(clip)
     rng = np.random.default_rng([seed, int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)])
-    common = {"case": clip.case, "split": clip.split, "source": clip.source, "labels": json.dumps(clip.labels, sort_keys=True)}
+    common = clip_columns(clip)
     for segment, end_s in enumerate(window_ends(clip, spec, config)):
         times = window_times(end_s, clip.start_s, spec)
         frames = read_frames(clip.video, times, fps=fps, threads=1)
@@ -270,22 +206,4 @@ def _stamp(backend: Backend, manifest: Manifest, config: FeatureConfig, seed: in
 def _stamp_of(parts: Path, out: Path) -> str:
     if (parts / "stamp.json").is_file():
         return str(json.loads((parts / "stamp.json").read_text()).get("stamp", ""))
-    if out.is_file():
-        metadata = pq.read_schema(out).metadata or {}
-        return str(json.loads(metadata.get(b"surg.features", b'{"stamp": "other"}')).get("stamp", ""))
-    return ""
-
-
-def _add_metadata(out: Path, stamp: dict[str, Any]) -> None:
-    table = pq.read_table(out)
-    if not len(table):
-        raise DataError("No clip gave any features: the manifest, or the split asked for, is empty.")
-    shapes = {str(shape) for shape in table.column("shape").unique().to_pylist()}
-    if len(shapes) > 1:
-        raise DataError(f"Clips gave features of different shapes: {', '.join(sorted(shapes))}.")
-    metadata = {
-        **(table.schema.metadata or {}),
-        b"surg.features": json.dumps(stamp | {"shape": json.loads(shapes.pop())}).encode(),
-    }
-    with atomic_file(out) as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+    return stamp_of(out)

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
 from surg.errors import DataError
 from surg.eval import baselines
 from surg.eval.backends import Backend, BackendName, open_backend
 from surg.eval.classification import Predictions
-from surg.eval.features import FeatureConfig, Features, Variant, embed_manifest
+from surg.eval.features import FeatureConfig, Variant, embed_manifest
 from surg.eval.probes import ProbeConfig, ProbeName, Split3, run_probe
 from surg.runs import atomic_file
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.feature_table import Features
 from surg.errors import DataError
 from surg.eval import plots
-from surg.eval.features import Features
 from surg.eval.results import Metric, Result, Table
 from surg.metrics import retrieval as metric
 from surg.metrics.bootstrap import case_sums, how_far_to_trust, interval, ratio_of_sums

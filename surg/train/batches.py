@@ -57,6 +57,8 @@ class Batch:
     """What is done at each time step, for the world model: float (B, t, A)."""
     states: Tensor | None = None
     """What is known at each time step: float (B, t, S)."""
+    tokens: Tensor | None = None
+    """A frozen encoder's tokens, in place of what `frames` (then all zero) would give: float (B, N, D)."""
     ids: Tensor | None = None
     """int64 (B, 2): source number and clip number."""
 
@@ -96,6 +98,8 @@ class Reading:
     with_flow: bool = False
     features: int = 0
     """Width of the stored features; 0: none."""
+    cached: bool = False
+    """Read the frozen encoder's tokens and no pictures."""
 
     def longer(self, num_frames: int) -> "Reading":
         return replace(self, num_frames=num_frames)
@@ -118,13 +122,18 @@ def takes_part(task: str, draw: Draw, sources: dict[str, Source], classes: tuple
     return True
 
 
-def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Reading) -> Batch:
-    """Read and stack the clips of some draws."""
-    rows = [read_clip(draw, sources[draw.source], reading) for draw in draws]
+def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Reading, ends: Sequence[int] | None = None) -> Batch:
+    """Read and stack the clips of some draws. `ends`: the last frame of each window, in place of what would be drawn."""
+    chosen: Sequence[int | None] = [None] * len(draws) if ends is None else ends
+    rows = [read_clip(draw, sources[draw.source], reading, end) for draw, end in zip(draws, chosen)]
     tasks = sorted({task for source in sources.values() for task in source.config.tasks})
     stacked: dict[str, Any] = {}
     for name in rows[0]:
         stacked[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+    if reading.cached:
+        # No memory behind it: a stand-in that has the shape.
+        size = reading.data.size
+        stacked["frames"] = torch.zeros((), dtype=torch.uint8).expand(len(rows), reading.num_frames, size, size, 3)
     names = list(sources)
     stacked["tasks"] = {
         task: torch.tensor([takes_part(task, draw, sources, reading.classes) for draw in draws]) for task in tasks
@@ -133,41 +142,41 @@ def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Readi
     return Batch(**stacked)
 
 
-def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDArray[Any]]:
+def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = None) -> dict[str, npt.NDArray[Any]]:
     """One clip as arrays. Everything random comes from the draw's own generator."""
     random = np.random.default_rng(draw.seed)
     clip, stored = source.clips[draw.index], source.store.entries[draw.index]
     # A replayed clip is always the same window: its stored features belong to that.
     vary = reading.training and not source.config.replay
-    end = _window_end(clip, source, draw.index, reading, None if source.config.replay else random)
-    seen = source.store.window(draw.index, end, reading.num_frames)
+    if end is None:
+        end = _window_end(clip, source, draw.index, reading, None if source.config.replay else random)
     box = _crop(random, source, reading, vary)
-    size = reading.data.size
-    frames = seen if box == (0, 0, size, size) and seen.shape[1] == size else resize_box(seen, box, size)
+    size, side = reading.data.size, source.store.spec.size
+    frames: npt.NDArray[Any] | None = None
+    if not reading.cached:
+        seen = source.store.window(draw.index, end, reading.num_frames)
+        frames = seen if box == (0, 0, size, size) and side == size else resize_box(seen, box, size)
     zone = stored.zone
     time_s = clip.start_s + end / reading.data.fps
     spec = PreprocessSpec(size=size, patch_size=reading.patch)
-    occupancy = (
-        zone_map(zone, box, seen.shape[2], seen.shape[1], spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
-    )
+    occupancy = zone_map(zone, box, side, side, spec) if zone else np.ones((size // reading.patch,) * 2, np.float32)
     # A token sees `tubelet` frames; the last of them is the moment it speaks for.
     steps = range(reading.num_frames // reading.tubelet)
     moments = [clip.start_s + max(end - (len(steps) - 1 - n) * reading.tubelet, 0) / reading.data.fps for n in steps]
     found = source.breaches.get(draw.index)
-    place = place_map(found, moments, stored.box, box, seen.shape[1], size // reading.patch)
-    acting = _acting_of(source, draw.index, moments, box, seen.shape[1], place.shape)
+    place = place_map(found, moments, stored.box, box, side, size // reading.patch)
+    acting = _acting_of(source, draw.index, moments, box, side, place.shape)
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
-    if vary and random.random() < flip:
-        frames, occupancy, place, acting = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1], acting[..., ::-1]
-    if vary:
+    if vary and frames is not None:
+        if random.random() < flip:
+            frames, occupancy, place, acting = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1], acting[..., ::-1]
         frames = change_colours(frames, reading.data.augment, random)
     action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
-    if vary and backwards in reading.classes and random.random() < 0.5:
+    if vary and frames is not None and backwards in reading.classes and random.random() < 0.5:
         frames, acting = frames[::-1], acting[::-1]
         action, motion = reading.classes.index(backwards), np.full_like(motion, np.nan)
     row: dict[str, npt.NDArray[Any]] = {
-        "frames": np.ascontiguousarray(frames),
         "zone": np.ascontiguousarray(occupancy, np.float32),
         "action": np.array(action, np.int64),
         "breach": breach_targets(found, clip, time_s, reading.horizons_s),
@@ -175,6 +184,10 @@ def read_clip(draw: Draw, source: Source, reading: Reading) -> dict[str, npt.NDA
         "acting": np.ascontiguousarray(acting, np.float32),
         "motion": motion,
     }
+    if frames is None:
+        row["tokens"] = source.tokens[draw.index].astype(np.float32)
+    else:
+        row["frames"] = np.ascontiguousarray(frames)
     if reading.second_view:
         other = np.random.default_rng((*draw.seed, 2))
         end = _window_end(clip, source, draw.index, reading, other)
@@ -193,7 +206,7 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
     """The last frame seen. Training windows end anywhere, those of a breach's clip often in the breach."""
     count = source.count(index)
     least, most = min(reading.num_frames, count) - 1, count - 1
-    if random is None:
+    if random is None or reading.data.windows == "last":
         return most
     anywhere = int(random.integers(least, most + 1))
     found, inside = source.breaches.get(index), random.random()

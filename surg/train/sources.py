@@ -53,6 +53,8 @@ class Source:
     states: ActionReader | None = None
     features: dict[int, Any] = field(default_factory=dict)
     """CLEAR: what the starting encoder said about each clip."""
+    tokens: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
+    """What a frozen encoder says about each clip, views of a mapped table; with data.cache_features only."""
 
     def count(self, index: int) -> int:
         return self.store.entries[index].count

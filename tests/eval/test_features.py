@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from surg.data.feature_table import read_features
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
-from surg.eval.features import FeatureConfig, embed_manifest, pool_tokens, read_features, show, square_views, window_ends
+from surg.eval.features import FeatureConfig, embed_manifest, pool_tokens, show, square_views, window_ends
 from surg.eval.torch_transport import TorchTransport
 from surg.serving.client import Client
 from surg.serving.transport import Answer, Request, TransportError

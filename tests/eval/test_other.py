@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
 from surg.errors import CheckFailed, DataError, ServerError
 from surg.eval import parity, regression
 from surg.eval.backends import Backend, Proof, open_backend
 from surg.eval.compare import compare
-from surg.eval.features import FeatureConfig, Features, embed_manifest
+from surg.eval.features import FeatureConfig, embed_manifest
 from surg.eval.real import build_manifest
 from surg.eval.results import Metric, Result
 from surg.eval.retrieval import RetrievalConfig, evaluate, neighbours
