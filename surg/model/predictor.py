@@ -1,6 +1,7 @@
 """The predictor: from the tokens the encoder saw to those it did not, in the encoder's own space."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -69,25 +70,42 @@ class Predictor(nn.Module):
         Ids may lie beyond the clip that was encoded, as long as they lie on `grid`: that is how the future is asked for.
         Returns (B, M, target_dim), or a `Prediction` of targets and context when the config has a context head.
         """
+        return self.several([tokens], [context_ids], [target_ids], grid, mask_token, image=image)[0]
+
+    def several(
+        self, tokens: Sequence[Tensor], context_ids: Sequence[Tensor], target_ids: Sequence[Tensor], grid: Grid, mask_token: int = 1,
+        *, image: bool = False,
+    ) -> list[Tensor] | list[Prediction]:  # fmt: skip
+        """`predictor(...)` for several masks in one pass; each attends to its own tokens."""
         if not 0 <= mask_token < self.config.num_mask_tokens:
             raise ConfigError(
                 f"Mask token {mask_token} was asked for; this predictor has {self.config.num_mask_tokens}, from 0."
             )
-        seen = self.predictor_embed(tokens)
-        unseen = self.mask_tokens[mask_token].to(seen.dtype).expand(target_ids.shape[0], target_ids.shape[1], -1)
+        counts = [(context.shape[1], target.shape[1]) for context, target in zip(context_ids, target_ids)]
+        seen = self.predictor_embed(torch.cat(list(tokens), 1) if len(tokens) > 1 else tokens[0])
+        mask = self.mask_tokens[mask_token].to(seen.dtype)
         # Upstream sorts the two by id. Attention with rotary positions does not depend on the order, so we need not.
-        x = torch.cat((seen, unseen), 1)
+        x = torch.cat(
+            [
+                part
+                for own, (_, asked) in zip(seen.split([known for known, _ in counts], 1), counts)
+                for part in (own, mask.expand(own.shape[0], asked, -1))
+            ],
+            1,
+        )
         if self.config.modality_embedding:
             x = x + (self.img_mod_embed if image else self.video_mod_embed)
-        ids = torch.cat((context_ids, target_ids), 1)
-        rope = self.rotary.at(grid, ids, x.device, compute_dtype(x))
+        ids = torch.cat([part for pair in zip(context_ids, target_ids) for part in pair], 1)
+        lengths = tuple(known + asked for known, asked in counts) if len(counts) > 1 else None
+        rope = replace(self.rotary.at(grid, ids, x.device, compute_dtype(x)), lengths=lengths)
         for block in self.predictor_blocks:
             x = run_block(block, x, rope, recompute=self.gradient_checkpointing and self.training)
-        context, target = self.predictor_norm(x).split((seen.shape[1], unseen.shape[1]), 1)
-        predicted: Tensor = self.predictor_proj(target)
+        parts = self.predictor_norm(x).split([count for pair in counts for count in pair], 1)
+        targets = self.predictor_proj(torch.cat(parts[1::2], 1) if len(counts) > 1 else parts[1])
+        predicted = list(targets.split([asked for _, asked in counts], 1))
         if not self.config.context_head:
             return predicted
-        return Prediction(predicted, self.predictor_proj_context(context))
+        return [Prediction(own, self.predictor_proj_context(context)) for own, context in zip(predicted, parts[::2])]
 
 
 def build_predictor(config: PredictorConfig | Mapping[str, Any]) -> Predictor:

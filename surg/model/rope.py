@@ -8,6 +8,7 @@ blocks: two copies, where adjacent pairs need strided ones. On CPUs that halves 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class RopeTable:
 
     cos: Tensor
     sin: Tensor
+    lengths: tuple[int, ...] | None = None
+    """Several sets of tokens lie one after the other, so many tokens each, and attend among themselves only; None: all to all."""
 
 
 @dataclass
@@ -102,8 +105,35 @@ def halves_order(head_dim: int) -> np.ndarray:
 
 def rotate(heads: Tensor, table: RopeTable) -> Tensor:
     """Turn queries and keys to their positions. heads: (B, N, H, d), channels in halves."""
-    even, odd = heads.chunk(2, -1)
-    return torch.addcmul(heads * table.cos, torch.cat((odd, even), -1), table.sin)
+    if torch.compiler.is_compiling():
+        even, odd = heads.chunk(2, -1)
+        return torch.addcmul(heads * table.cos, torch.cat((odd, even), -1), table.sin)
+    turned: Tensor = _Rotate.apply(heads, table.cos, table.sin)
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The same in half the passes over memory, forward and backward, and nothing kept but the tables."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        half = heads.shape[-1] // 2
+        out = torch.empty_like(heads, memory_format=torch.contiguous_format)
+        for mine, other in ((slice(None, half), slice(half, None)), (slice(half, None), slice(None, half))):
+            torch.mul(heads[..., mine], cos[..., mine], out=out[..., mine])
+            out[..., mine].addcmul_(heads[..., other], sin[..., mine])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        half = grad.shape[-1] // 2
+        out = torch.empty_like(grad, memory_format=torch.contiguous_format)
+        for mine, other in ((slice(None, half), slice(half, None)), (slice(half, None), slice(None, half))):
+            torch.mul(grad[..., mine], cos[..., mine], out=out[..., mine])
+            out[..., mine].addcmul_(grad[..., other], sin[..., other])
+        return out, None, None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

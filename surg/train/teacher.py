@@ -29,5 +29,4 @@ class Teacher(nn.Module):
             return
         mine: list[Tensor] = list(self.encoder.parameters())
         theirs = [parameter.detach() for parameter in student.parameters()]
-        torch._foreach_mul_(mine, momentum)
-        torch._foreach_add_(mine, theirs, alpha=1 - momentum)
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)

@@ -5,6 +5,7 @@ B clips, T frames, N tokens = t * h * w, K visible tokens, M masked tokens, D wi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,11 @@ class Trainee(nn.Module):
                 return self._tokens(clip, keep)
         return self._tokens(clip, keep)
 
+    @torch.no_grad()
+    def look(self, frames: Tensor) -> Tensor:
+        """Tokens of stored frames, for whoever only looks: an entry of its own, where FSDP2 gathers the weights."""
+        return self.encode(self.normalise(frames))
+
     def _tokens(self, clip: Tensor, keep: Tensor | None) -> Tensor:
         tokens: Tensor = self.encoder(clip, keep=keep)
         return tokens
@@ -83,7 +89,8 @@ class Trainee(nn.Module):
         self, batch: Batch, targets: Targets, scale: Callable[[str, Tensor], float], answers: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Losses by name; with `answers` also the heads' logits, filled in there (NaN for clips that take no part). `scale(task, rows)` turns a mean over these rows into this part's share of the whole batch's mean."""
-        clip = self.normalise(batch.frames)
+        # Cached tokens stand for the pictures, of which only the shape counts then.
+        clip = self.normalise(batch.frames) if batch.tokens is None else batch.frames.permute(0, 4, 1, 2, 3)
         out: dict[str, Tensor] = {}
         weights = self.config.weights
         if "jepa" in batch.tasks and targets.masks and weights.jepa and (rows := batch.tasks["jepa"]).any():
@@ -112,10 +119,12 @@ class Trainee(nn.Module):
         latents, config = targets.latents, self.config
         weight = flow_weights(batch.flow[rows], config.flow_weight) if config.flow_weight and batch.flow is not None else None
         masked_losses, context_losses = [], []
-        for visible, masked in targets.masks:
-            visible, masked = visible[rows], masked[rows]
-            tokens = self.encode_levels(clip, visible)
-            predicted = self.predictor(tokens, visible, masked, grid=grid, mask_token=self.mask_token)
+        drawn = [(visible[rows], masked[rows]) for visible, masked in targets.masks]
+        tokens = self.encode_masks(clip, [visible for visible, _ in drawn])
+        answers = self.predictor.several(  # type: ignore[operator]
+            tokens, [visible for visible, _ in drawn], [masked for _, masked in drawn], grid=grid, mask_token=self.mask_token
+        )
+        for (visible, masked), predicted in zip(drawn, answers):
             at_masked = getattr(predicted, "target", predicted)
             masked_losses.append(
                 losses.latent(
@@ -132,13 +141,14 @@ class Trainee(nn.Module):
             out["context"] = torch.stack(context_losses).mean() * ramp
         return out
 
-    def encode_levels(self, clip: Tensor, keep: Tensor | None) -> Tensor:
-        """What the predictor takes: the last level, or all of 2.1's concatenated."""
-        if self.levels == 1:
-            return self.encode(clip, keep)
+    def encode_masks(self, clip: Tensor, keeps: list[Tensor]) -> list[Tensor]:
+        """What the predictor takes, for each mask: the visible tokens' last level, or all of 2.1's concatenated."""
+        encoder: Any = self.encoder
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            tokens: Tensor = self.encoder.levels(clip, keep)  # type: ignore[operator]
-        return tokens
+            if hasattr(encoder, "several"):
+                tokens: list[Tensor] = encoder.several(clip, keeps, levels=self.levels > 1)
+                return tokens
+            return [self._tokens(clip, keep) for keep in keeps]
 
     def _supervised(
         self,
@@ -167,7 +177,7 @@ class Trainee(nn.Module):
             if not bool(rows.any()):
                 continue
             keep = self._random_tokens(clip[rows], share) if share < 1.0 else None
-            tokens = self.encode(clip[rows], keep)
+            tokens = self.encode(clip[rows], keep) if batch.tokens is None else batch.tokens[rows]
             for name, members in on.items():
                 inside = members[rows]
                 if bool(inside.any()):

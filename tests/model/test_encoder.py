@@ -11,7 +11,7 @@ from timm.layers.pos_embed_sincos import apply_rot_embed
 from surg.errors import ConfigError
 from surg.model.config import EncoderConfig
 from surg.model.encoder import Encoder, build_encoder, gather_tokens
-from surg.model.layers import Attention
+from surg.model.layers import Attention, attend
 from surg.model.predictor import Predictor, build_predictor
 from surg.model.rope import RotaryTables, axis_positions, halves_order, rotate
 from surg.model.zoo import encoder_config, parameters, predictor_config
@@ -249,3 +249,58 @@ def test_projecting_only_the_kept_tubes_gives_the_same_tokens_and_gradients(enco
     torch.testing.assert_close(few, every, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad(tokens.square().sum(), weight)[0] for tokens in (few, every)]
     torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_several_masks_in_one_pass_are_the_masks_one_by_one(levels: bool) -> None:
+    torch.manual_seed(0)
+    encoder, predictor = Encoder(encoder_config("nano")), build_predictor(predictor_config("nano"))
+    clip, grid = torch.randn(2, 3, 16, 96, 96), (8, 6, 6)
+    order = torch.rand(2, 288).argsort(1)
+    keeps, asked = [order[:, :90], order[:, 90:150]], [order[:, 90:], order[:, 150:]]
+
+    def run(together: bool) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        encoder.zero_grad()
+        predictor.zero_grad()
+        if together:
+            tokens = encoder.several(clip, keeps, levels=levels)
+        else:
+            tokens = [encoder.levels(clip, keep) if levels else encoder(clip, keep) for keep in keeps]
+        width = encoder.config.embed_dim
+        seen = [part[..., -width:] for part in tokens]
+        if together:
+            answers = predictor.several(seen, keeps, asked, grid)
+        else:
+            answers = [predictor(a, b, c, grid) for a, b, c in zip(seen, keeps, asked)]
+        sum(part.square().mean() for part in answers).backward()  # type: ignore[union-attr]
+        found = [p.grad.clone() for p in (*encoder.parameters(), *predictor.parameters()) if p.grad is not None]
+        return [part.detach() for part in (*tokens, *answers)], found  # type: ignore[union-attr]
+
+    one, other = run(True), run(False)
+    for mine, theirs in zip((*one[0], *one[1]), (*other[0], *other[1])):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_tokens_of_one_mask_do_not_see_those_of_the_other() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(encoder_config("nano")).eval()
+    clip = torch.randn(2, 3, 16, 96, 96)
+    order = torch.rand(2, 288).argsort(1)
+    first, _ = encoder.several(clip, [order[:, :90], order[:, 90:150]])
+    again, _ = encoder.several(clip, [order[:, :90], order[:, 200:260]])
+    torch.testing.assert_close(first, again, atol=1e-5, rtol=1e-4)
+
+
+def test_the_gradient_of_the_rotation_is_that_of_its_formula() -> None:
+    table = RotaryTables(24).at((2, 2, 2), None, torch.device("cpu"), torch.float64)
+    heads = torch.randn(2, 8, 3, 24, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, table), (heads,))
+
+
+def test_attention_in_bf16_with_gradients_is_that_without() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 50, 32).bfloat16() for _ in range(3))
+    plain = attend(q, k, v)
+    with_gradient = attend(q.clone().requires_grad_(), k, v)
+    assert with_gradient.requires_grad
+    torch.testing.assert_close(with_gradient, plain, atol=0.03, rtol=0.03)
