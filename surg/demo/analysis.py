@@ -13,7 +13,6 @@ from surg.data.video import VideoInfo, iter_frames, probe
 from surg.serving.client import Client
 from surg.serving.results import Window
 
-DEFAULT_THRESHOLD = 0.5
 MOTION_FPS = 4.0
 MOTION_SIDE = 96
 
@@ -93,7 +92,7 @@ def analyse(
     threshold: breach probability of an alarm; None takes the one that the checkpoint carries from validation data.
     """
     contract = client.contract
-    chosen = contract.thresholds.get("breach", DEFAULT_THRESHOLD) if threshold is None else threshold
+    chosen = contract.threshold(0) if threshold is None else threshold
     analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes)
     changes = _Changes(video)
     for window in client.watch(video, zone, stride_s=stride_s, surprise=contract.has("surg_world")):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from surg.data.preprocess import Polygon, zone_bounds
 from surg.data.video import probe, read_frames
-from surg.demo.analysis import DEFAULT_THRESHOLD, Analysis, analyse
+from surg.demo.analysis import Analysis, analyse
 from surg.demo.exports import as_json
 from surg.demo.overlay import draw_boxes, draw_heat, draw_zone
 from surg.demo.reference import Neighbour, Reference
@@ -78,7 +78,7 @@ class Page:
     @property
     def threshold(self) -> float:
         """Where the checkpoint's own alarm threshold stands."""
-        return self.client.contract.thresholds.get("breach", DEFAULT_THRESHOLD)
+        return self.client.contract.threshold(0)
 
     def events(self, video: Path, zone: str, stride_s: float) -> dict[str, Any]:
         """The whole analysis as plain values, for callers without a page."""

@@ -62,7 +62,8 @@ def judge_sterility(
         ),
         "The prediction for time t uses frames up to t. The truth for a horizon h is a breach at some moment from t to t + h.",
     ]
-    result = summarise_sterility(sets, contract.horizons_s, contract.thresholds.get("breach"), config, folder, protocol)
+    stored = tuple(contract.threshold(horizon) for horizon in contract.horizons_s) if contract.thresholds else None
+    result = summarise_sterility(sets, contract.horizons_s, stored, config, folder, protocol)
     result.evidence["data_fingerprint"] = manifest.fingerprint
     return result
 

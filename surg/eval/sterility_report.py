@@ -24,6 +24,7 @@ from surg.eval.takes import Scored
 from surg.metrics.bootstrap import how_far_to_trust, interval, ratio_of_sums
 from surg.metrics.calibration import reliability
 from surg.metrics.detection import Take, alarms
+from surg.serving.contract import UNCHOSEN_THRESHOLD
 
 LONG_S = 60.0
 
@@ -31,14 +32,14 @@ LONG_S = 60.0
 def summarise(
     sets: dict[str, list[Scored]],
     horizons_s: tuple[float, ...],
-    contract_threshold: float | None,
+    stored: tuple[float, ...] | None,
     config: SterilityConfig,
     folder: Path,
     protocol: Sequence[str],
 ) -> Result:
     test, val = sets["test"], sets.get("val", [])
     result = Result("sterility", "Sterility breaches", protocol=list(protocol))
-    thresholds = _thresholds(val, horizons_s, contract_threshold, config, result)
+    thresholds = _thresholds(val, horizons_s, stored, config, result)
     verdicts = [
         judge("model", [take.breach[:, i] for take in test], test, h, thresholds[i], config) for i, h in enumerate(horizons_s)
     ]
@@ -51,7 +52,12 @@ def summarise(
         verdicts.append(judge(name, scores, test, 0.0, threshold, config))
     result.tables.append(_windows_table(verdicts, result))
     result.tables.append(_early_table(test, horizons_s, config))
-    result.tables.append(_events_table(verdicts, test, result))
+    own = []
+    if val and stored is not None:
+        # What the server alarms at: the checkpoint's own threshold, from the val clips of its training.
+        own = [judge("model as served", [take.breach[:, 0] for take in test], test, horizons_s[0], stored[0], config)]
+        result.protocol.append(f"`model as served` alarms at the checkpoint's own threshold, {stored[0]:.3f}.")
+    result.tables.append(_events_table([*verdicts, *own], test, result))
     result.tables += _by_group(verdicts[0], test)
     _clips(test, config, result, folder)
     _pictures(verdicts[0], test, config, folder, result)
@@ -78,7 +84,7 @@ def summarise(
 
 
 def _thresholds(
-    val: list[Scored], horizons_s: tuple[float, ...], stored: float | None, config: SterilityConfig, result: Result
+    val: list[Scored], horizons_s: tuple[float, ...], stored: tuple[float, ...] | None, config: SterilityConfig, result: Result
 ) -> list[float]:
     if val:
         result.protocol.append(
@@ -86,10 +92,12 @@ def _thresholds(
         )
         return [choose_threshold([take.breach[:, i] for take in val], val, h, config) for i, h in enumerate(horizons_s)]
     if stored is not None:
-        result.protocol.append(f"The threshold {stored:.3f} came with the checkpoint; there were no val takes.")
-        return [stored] * len(horizons_s)
-    result.warnings.append("There are no val takes and the checkpoint brings no threshold: 0.5 was used, which nobody chose.")
-    return [0.5] * len(horizons_s)
+        result.protocol.append(f"The thresholds ({stored[0]:.3f} for now) came with the checkpoint; there were no val takes.")
+        return list(stored)
+    result.warnings.append(
+        f"There are no val takes and the checkpoint brings no threshold: {UNCHOSEN_THRESHOLD} was used, which nobody chose."
+    )
+    return [UNCHOSEN_THRESHOLD] * len(horizons_s)
 
 
 def _windows_table(verdicts: list[Verdict], result: Result) -> Table:

@@ -1,11 +1,12 @@
-"""When the model says 0.8, is it right 8 times of 10? Expected calibration error, Brier score, and a temperature fitted on val."""
+"""When the model says 0.8, is it right 8 times of 10? Expected calibration error, Brier score, and what is fitted on val:
+a temperature, Platt's scale and bias, the threshold of best F1."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
 Floats = npt.NDArray[np.float64]
@@ -77,3 +78,38 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         return float(-log_softmax(scores / np.exp(log_temperature), axis=1)[rows, y].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
+
+
+def fit_platt(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
+    """Scale and bias that make scale * logit + bias most likely on val.  logits, labels: (N,), both labels among them.
+
+    Targets are Platt's (1999): (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that separable scores get a finite scale. The scale stays above 0:
+    calibration may not turn a score round.
+    """
+    x, y = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+    positives = y.sum()
+    target = np.where(y > 0, (positives + 1) / (positives + 2), 1 / (len(y) - positives + 2))
+
+    def loss(values: Floats) -> float:
+        z = np.exp(values[0]) * x + values[1]
+        return float(np.mean(np.logaddexp(0, z) - target * z))
+
+    found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-4.0, 4.0), (-20.0, 20.0)])
+    return float(np.exp(found.x[0])), float(found.x[1])
+
+
+def f1_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """The score from which to say yes for the best F1 on val: between the last yes and the next lower score. Of equals the highest.
+
+    Without a yes in the labels: above every score.
+    """
+    s, y = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    order = np.argsort(-s, kind="stable")
+    s, hits = s[order], np.cumsum(y[order])
+    if not y.sum():
+        return float(np.nextafter(s[0], np.inf)) if len(s) else 0.5
+    f1 = 2 * hits / (np.arange(1, len(s) + 1) + y.sum())
+    # Equal scores fall on the same side.
+    ends = np.append(s[1:] < s[:-1], True)
+    best = int(np.argmax(np.where(ends, f1, -1.0)))
+    return float((s[best] + s[best + 1]) / 2) if best + 1 < len(s) else float(s[best])

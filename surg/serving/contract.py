@@ -22,6 +22,9 @@ from surg.errors import ServerError
 FORMAT = 1
 """Raised whenever a client of today could misread a server of tomorrow."""
 
+UNCHOSEN_THRESHOLD = 0.5
+"""Of a checkpoint that brings none."""
+
 DType = Literal["UINT8", "INT32", "INT64", "FP16", "FP32", "BYTES"]
 NUMPY: dict[str, type[np.generic]] = {
     "UINT8": np.uint8,
@@ -104,7 +107,7 @@ class Contract(Config):
     world_step_s: float = Field(0.0, ge=0)
     """Seconds of one such tubelet."""
     thresholds: dict[str, float] = Field(default_factory=dict)
-    """Decision thresholds chosen on validation data, by name (`breach`)."""
+    """Decision thresholds chosen on validation data, by name: `breach` for now, `breach@2s` for two seconds ahead."""
     models: tuple[ModelSpec, ...]
 
     def model(self, name: str) -> ModelSpec:
@@ -118,6 +121,10 @@ class Contract(Config):
 
     def has(self, name: str) -> bool:
         return any(spec.name == name for spec in self.models)
+
+    def threshold(self, horizon_s: float) -> float:
+        """From which probability on a breach at this horizon is one: as the checkpoint says, or 0.5, which nobody chose."""
+        return self.thresholds.get(f"breach@{horizon_s:g}s", self.thresholds.get("breach", UNCHOSEN_THRESHOLD))
 
     @property
     def interface(self) -> str:

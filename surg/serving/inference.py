@@ -67,18 +67,20 @@ def look(
         windows.append(window)
         if progress:
             progress(window)
-    line = threshold if threshold is not None else client.contract.thresholds.get("breach", 0.5)
-    return Report(video, windows, list(events(windows, line, stride_s)))
+    contract = client.contract
+    return Report(
+        video, windows, list(events(windows, lambda h: contract.threshold(h) if threshold is None else threshold, stride_s))
+    )
 
 
-def events(windows: list[Window], threshold: float, stride_s: float = 0.0) -> Iterator[Event]:
-    """Spans in which a breach probability stays at or above the threshold, per horizon."""
+def events(windows: list[Window], threshold: Callable[[float], float], stride_s: float = 0.0) -> Iterator[Event]:
+    """Spans in which a breach probability stays at or above the threshold of its horizon."""
     if not windows:
         return
     times = [window.end_s for window in windows]
     for horizon in windows[0].breach_probability:
         scores = [window.breach_probability[horizon] for window in windows]
-        for start, end in alarms(times, scores, AlarmRule(threshold)):
+        for start, end in alarms(times, scores, AlarmRule(threshold(float(horizon)))):
             peak = max(score for time, score in zip(times, scores) if start <= time <= end)
             # The last window of an event stands for the time up to the next one.
             yield Event("breach" if float(horizon) == 0 else f"breach in {horizon} s", start, max(end, start + stride_s), peak)

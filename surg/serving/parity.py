@@ -249,8 +249,8 @@ def _flips(contract: Contract, name: str, a: npt.NDArray[np.float64], b: npt.NDA
         clear = top[:, -1] - top[:, -2] > 2 * fence
         return int(((a.argmax(1) != b.argmax(1)) & clear).sum())
     if name == "breach":
-        probability = contract.thresholds.get("breach", 0.5)
-        line = float(np.log(probability / (1 - probability)))
+        probability = np.clip([contract.threshold(horizon) for horizon in contract.horizons_s], 1e-9, 1 - 1e-9)
+        line = np.log(probability / (1 - probability))
         return int((((a > line) != (b > line)) & (np.abs(a - line) > fence)).any(1).sum())
     return 0
 
