@@ -11,6 +11,8 @@ from surg.train.optim import OptimConfig
 from surg.train.schedules import ScheduleConfig
 
 Task = Literal["jepa", "action", "sterility", "motion_aux", "flow", "order", "contrast", "mask_aux", "world"]
+# What can be learnt from tokens alone.
+FROZEN_TASKS: tuple[Task, ...] = ("action", "sterility", "motion_aux")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # The names that the project uses everywhere for the motion of tissue; see surg.data.synth and surg.data.motion.
@@ -74,6 +76,10 @@ class DataConfig(Config):
     """Zone sources are cropped to this many times the zone's box."""
     augment: TrainAugment = TrainAugment()
     """Changes to training clips."""
+    windows: Literal["anywhere", "last"] = "anywhere"
+    """Where the windows of training and validation end: anywhere in the clip, or always at its last frame."""
+    cache_features: bool = False
+    """A frozen encoder sees each clip once; its tokens are kept beside the decoded clips (Arrow) and the heads learn from them."""
     cache: Path | None = None
     """Folder for decoded clips (uint8, memory-mapped), shared between runs; RUN/cache when not set."""
     workers: int = Field(0, ge=0)
@@ -243,6 +249,19 @@ class WatchConfig(Config):
     """Alarm below this share of the starting feature std, or of its effective rank."""
 
 
+class CalibrateConfig(Config):
+    method: Literal["platt", "temperature", "none"] = "platt"
+    """How the sterility head's scores are made probabilities on val, after the last step: scale and bias, scale alone, or as they are."""
+    threshold: Literal["f1", "false_alarms"] = "f1"
+    """What the threshold of an alarm is chosen for on val: the best F1 of windows, or the best recall within `false_per_hour`."""
+    false_per_hour: float = Field(5.0, gt=0)
+    """False alarms an hour that the second way allows."""
+    stride_s: float = Field(0.5, gt=0)
+    """Seconds between the windows looked at."""
+    clips: int = Field(256, gt=0)
+    """At most this many val clips of each source."""
+
+
 class TrainConfig(Config):
     recipe: str = "pretrain"
     """Name of the recipe."""
@@ -264,6 +283,7 @@ class TrainConfig(Config):
     stages: tuple[StageConfig, ...] = ()
     """Surgery's stages; empty: one stage with the sources' own shares."""
     watch: WatchConfig = WatchConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
     steps: int | None = Field(None, gt=0)
     """Length in optimiser steps; wins over `epochs`."""
     epochs: float = Field(10.0, gt=0)
@@ -274,6 +294,8 @@ class TrainConfig(Config):
     """Parts a batch is split into to save memory; gradients are those of the whole batch."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has it (GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """What several processes share: the batch (ddp), or weights, gradients and moments too (fsdp2). Either resumes the other's runs."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where to train."""
     threads: int | None = Field(None, gt=0)
@@ -299,8 +321,30 @@ class TrainConfig(Config):
     def _fits(self) -> "TrainConfig":
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into accumulate {self.accumulate} equal parts")
+        if self.data.cache_features and (changing := self._what_changes()):
+            raise ValueError(
+                f"data.cache_features keeps one encoding of each clip, but {'; '.join(changing)}. Change that, or set data.cache_features=false"
+            )
         for stage in self.stages:
             unknown = set(stage.mix) - set(self.data.sources)
             if unknown:
                 raise ValueError(f"a stage mixes {sorted(unknown)}, but the sources are {sorted(self.data.sources)}")
         return self
+
+    def _what_changes(self) -> list[str]:
+        """What would make a clip's encoding differ from step to step, or needs its pictures."""
+        data, augment = self.data, self.data.augment
+        tasks = {task for source in data.sources.values() for task in source.tasks}
+        varied = [name for name in ("brightness", "contrast", "saturation", "flip") if getattr(augment, name)]
+        varied += ["scale"] if augment.scale != (1.0, 1.0) else []
+        varied += ["zone_jitter"] if augment.zone_jitter and any(source.zone for source in data.sources.values()) else []
+        found = {
+            "the encoder learns (trainable.encoder=none)": self.trainable.encoder != "none",
+            "windows end anywhere (data.windows=last)": data.windows != "last",
+            "clips grow longer (data.curriculum=false)": data.curriculum,
+            f"pictures vary (data.augment: {', '.join(varied)})": bool(varied),
+            "sources flip, reverse or replay clips": any(s.flip or s.reverse or s.replay for s in data.sources.values()),
+            "heads see a part of the tokens (loss.keep=1, loss.keep_dense=1)": min(self.loss.keep, self.loss.keep_dense) < 1,
+            f"tasks need the pictures ({', '.join(sorted(tasks - set(FROZEN_TASKS)))})": bool(tasks - set(FROZEN_TASKS)),
+        }
+        return [reason for reason, holds in found.items() if holds]

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from surg.train.whole import whole
+
 
 class Anchor:
     """The encoder's starting weights, and the pull back to them."""
@@ -29,7 +31,7 @@ class Anchor:
                 weighted = self.fisher[name] * moved
                 parameter.grad.add_(weighted, alpha=ewc)
                 penalties["ewc"] = penalties.get("ewc", 0.0) + ewc / 2 * (weighted * moved).sum()
-        return penalties
+        return {name: whole(penalty) for name, penalty in penalties.items()}
 
     @torch.no_grad()
     def add_fisher(self, encoder: nn.Module, share: float) -> None:
@@ -47,8 +49,9 @@ class Anchor:
         for name, parameter in encoder.named_parameters():
             block = block_of(name)
             for key in (block, "all"):
-                moved[key] = moved.get(key, torch.zeros(())) + (parameter - self.start[name]).float().square().sum().cpu()
-                length[key] = length.get(key, torch.zeros(())) + self.start[name].float().square().sum().cpu()
+                change = whole((parameter - self.start[name]).float().square().sum())
+                moved[key] = moved.get(key, torch.zeros(())) + change.cpu()
+                length[key] = length.get(key, torch.zeros(())) + whole(self.start[name].float().square().sum()).cpu()
         return {key: float((moved[key] / length[key].clamp_min(1e-24)).sqrt()) for key in moved}
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
     1 where and in which precision    2 clips    3 model and teacher    4 optimiser    5 go on where a killed run stopped
     6 the steps: draw, mask, teach, predict, backward, clip, update, follow; look, validate, save
+    7 the sterility head's calibration and thresholds, on val
 
 What step s does depends on (seed, s) and the weights alone: no other state, so that resuming is exact.
 """
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import ConfigError, RunError
 from surg.runs import RunFolder
-from surg.train import build, drift, masks, optim, schedules, states, unfreeze
+from surg.train import build, drift, frozen, masks, optim, parallel, schedules, states, unfreeze
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
+from surg.train.calibrate import calibrate_bundle
 from surg.train.config import TrainConfig
 from surg.train.device import is_out_of_memory, make_accelerator
 from surg.train.epochs import EpochBook
@@ -36,6 +39,7 @@ from surg.train.trainee import Targets, Trainee
 from surg.train.trouble import Watchdog
 from surg.train.validate import validate
 from surg.train.watch import Watch
+from surg.train.whole import whole
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ def train(
     trainee = build.build_trainee(config, start, classes, spec, sources)
     if config.trainable.encoder == "lora":
         build.add_lora(trainee.encoder, config.trainable.lora_rank, config.trainable.lora_alpha)
+    trainee.to(accelerator.device)
     predicts = any("jepa" in source.config.tasks for source in sources.values()) and config.loss.weights.jepa > 0
     teacher = Teacher(start.encoder, trainee.levels, frozen=config.teacher.frozen) if predicts else None
     anchor = drift.Anchor(trainee.encoder)
@@ -112,24 +117,34 @@ def train(
         if main:
             run.keep_metrics_until(done)
             logger.info("resuming %s after step %d of %d", out, done, steps)
-    trainee.to(accelerator.device)
-    if teacher is not None:
-        teacher.to(accelerator.device)
-    wrapped: nn.Module = accelerator.prepare_model(trainee)
-    prepared: Any = accelerator.prepare_optimizer(optimizer)
-
     shape: Any = start.encoder.config
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
         config.data.num_frames, second_view=any("contrast" in source.config.tasks for source in sources.values()),
         with_flow=config.masks.kind == "mgmae" or config.loss.flow_weight > 0 or any("flow" in s.config.tasks for s in sources.values()),
-        features=shape.embed_dim if config.loss.weights.clear else 0,
+        features=shape.embed_dim if config.loss.weights.clear else 0, cached=config.data.cache_features,
     )  # fmt: skip
+    if config.data.cache_features:
+        with accelerator.main_process_first():
+            for split, some in (("train", sources), ("val", held_out)):
+                frozen.cache_features(trainee, some, split, reading, cache, accelerator)
     sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)
     if config.loss.weights.clear and not any(source.features for source in sources.values()):
         states.store_features(trainee, sources, reading)
     if config.loss.weights.ewc and not anchor.fisher:
         estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor)
+    sharded = parallel.is_sharded(config, accelerator)
+    saved = parallel.Saved(trainee, teacher, sharded=sharded, main=main)
+    if sharded:
+        by_block = parallel.same_work(sources, classes)
+        parallel.shard(trainee, teacher, optimizer, anchor, accelerator, by_block=by_block)
+        logger.info(
+            "weights, gradients and moments are shared by %d processes; gathered %s",
+            world,
+            "block by block" if by_block else "whole",
+        )
+    wrapped: nn.Module = trainee if sharded else accelerator.prepare_model(trainee)
+    prepared: Any = accelerator.prepare_optimizer(optimizer)
 
     def batch_of(step: int) -> tuple[list[Draw], Batch]:
         """The whole batch's draws, and this process's clips of it."""
@@ -142,7 +157,7 @@ def train(
             )
         return draws, read_batch(draws[accelerator.process_index :: world], sources, reading.longer(frames))
 
-    watch = Watch(config, trainee, held_out, reading, classes) if main else None
+    watch = Watch(config, trainee, held_out, reading, classes) if main or sharded else None
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
     reporter = Reporter(
         run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done
@@ -173,6 +188,8 @@ def train(
             optim.set_rates(optimizer, lr, decay)
 
             batch = batch.to(accelerator.device)
+            if sharded:
+                parallel.share_buffers(trainee)
             while True:
                 try:
                     values = gradients(
@@ -195,6 +212,8 @@ def train(
                         raise
                     prepared.zero_grad(set_to_none=True)
                     accumulate = split_further(error, config, accumulate, world)
+            if sharded:
+                parallel.drop_unused(trainee)
             penalties = anchor.pull(trainee.encoder, config.loss.weights.anchor, config.loss.weights.ewc)
             values.update({name: float(value) for name, value in penalties.items()})
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)
@@ -213,8 +232,8 @@ def train(
             book.add({**values, "loss": total})
             if main and (step % per_epoch == 0 or step == steps):
                 book.close(-(-step // per_epoch))
-            reporter.step(step, {"loss": total, **values, "grad_norm": float(norm), "lr": lr}, config.batch_size)
-            stop = interrupts.asked or step == last
+            reporter.step(step, {"loss": total, **values, "grad_norm": float(whole(norm)), "lr": lr}, config.batch_size)
+            stop = parallel.anyone(interrupts.asked, accelerator) or step == last
             epoch_ends = step % per_epoch == 0
             if watch is not None and ((config.watch.every and step % config.watch.every == 0) or step == steps):
                 reporter.write(
@@ -224,28 +243,34 @@ def train(
                 anchor.average(trainee.encoder, config.drift.wise)
             if held_out and (step == steps or (step % config.validate_every == 0 if config.validate_every else epoch_ends)):
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
+                judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
+                is_best = parallel.anyone(main and judged < best, accelerator)
                 if main:
                     reporter.write("val", step, scores)
-                    judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores["loss"]
-                    is_best = judged < best
-                    logger.info(
-                        "validation at step %d: %s%s",
-                        step,
-                        "  ".join(f"{k} {v:.4g}" for k, v in scores.items()),
-                        "  saved best" if is_best else "",
-                    )
-                    if is_best:
-                        best = judged
-                        bundles.save("best", trainee, teacher, step, scores)
+                    shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+                    logger.info("validation at step %d: %s%s", step, shown, "  saved best" if is_best else "")
+                if is_best:
+                    best = judged
+                    full, slow = saved.now()
+                    if main:
+                        bundles.save("best", full, slow, step, scores)
                         if config.guide_checkpoint:
                             step_s = trainee.tubelet / config.data.fps
-                            write_finetuned(run.checkpoints / NAME, trainee, -(-step // per_epoch), scores["loss"], step_s)
-            if main and (step % config.save_every == 0 or stop or step == steps):
-                bundles.save("last", trainee, teacher, step, {"loss": total})
-                states.write(state_path, states.collect(step, best, trainee, teacher, optimizer, anchor, sources))
+                            write_finetuned(run.checkpoints / NAME, full, -(-step // per_epoch), scores["loss"], step_s)
+            if step % config.save_every == 0 or stop or step == steps:
+                full, slow = saved.now()
+                state = states.collect(step, best, trainee, teacher, optimizer, anchor, sources)
+                if main:
+                    bundles.save("last", full, slow, step, {"loss": total})
+                    states.write(state_path, state)
             if stop:
                 break
     reporter.close()
+    # A run that was finished before it could calibrate does so when it is resumed.
+    if main and step == steps and "sterility" in trainee.heads and config.loss.weights.sterility:
+        for name in ("best", "last"):
+            if (path := run.checkpoints / f"{name}.safetensors").is_file():
+                calibrate_bundle(path, trainee, held_out, reading, config.calibrate, accelerator)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
     if main:
@@ -283,11 +308,15 @@ def gradients(
         torch.manual_seed(hash((config.seed, step, number, rank)) % 2**63)
         part = slice(number, None, parts)
         piece = batch[part]
-        together = nullcontext() if number == parts - 1 else accelerator.no_sync(wrapped)
+        together = nullcontext() if number == parts - 1 else parallel.unsynced(accelerator, wrapped)
         with together, accelerator.autocast():
             latents = None
-            if teacher is not None and "jepa" in piece.tasks and bool((rows := piece.tasks["jepa"]).any()):
-                latents = teacher(trainee.normalise(piece.frames[rows]))
+            if teacher is not None and "jepa" in piece.tasks:
+                rows = piece.tasks["jepa"]
+                if isinstance(teacher, FSDPModule) and not bool(rows.any()):
+                    teacher(trainee.normalise(piece.frames[:1]))  # all processes gather it together
+                elif bool(rows.any()):
+                    latents = teacher(trainee.normalise(piece.frames[rows]))
             targets = Targets(latents, [(seen[part], hidden[part]) for seen, hidden in mine], step)
             losses = wrapped(piece, targets, scale)
             loss = weighted_sum(losses, weights)

@@ -18,6 +18,7 @@ from surg.train.drift import Anchor
 from surg.train.sources import Draw, Source
 from surg.train.teacher import Teacher
 from surg.train.trainee import Trainee
+from surg.train.whole import whole, whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ class Bundles:
         # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
         if self.config.trainable.encoder == "none":
             parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}
-        brought = ("classes", "horizons_s", "thresholds", "calibration")
+        brought: tuple[str, ...] = ("classes", "horizons_s")
+        # A head that learnt on needs a new threshold; one that travels along keeps its own.
+        if "head.sterility" in parts and "sterility" not in trainee.heads:
+            brought += ("thresholds", "calibration")
         meta: dict[str, Any] = {key: self.start.meta[key] for key in brought if key in self.start.meta}
         meta |= {
             "recipe": self.config.recipe,
@@ -86,17 +90,19 @@ def collect(
     anchor: Anchor,
     sources: dict[str, Source],
 ) -> dict[str, Any]:
-    """Everything that the next step depends on. Batches, crops and masks do not: they are functions of (seed, step)."""
+    """Everything that the next step depends on, whole; under FSDP2 every process must call. Batches, crops and masks do not: they are functions of (seed, step)."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in trainee.named_parameters()}
-    moments = {names[parameter]: dict(entry) for parameter, entry in optimizer.state.items()}
+    moments = {
+        names[parameter]: {key: whole(value) for key, value in entry.items()} for parameter, entry in optimizer.state.items()
+    }
     return {
         "step": step,
         "best": best,
-        "trainee": trainee.state_dict(),
-        "teacher": teacher.state_dict() if teacher is not None else None,
+        "trainee": whole_state(trainee),
+        "teacher": whole_state(teacher) if teacher is not None else None,
         "optimizer": moments,
-        "anchor": anchor.start,
-        "fisher": anchor.fisher,
+        "anchor": {name: whole(tensor) for name, tensor in anchor.start.items()},
+        "fisher": {name: whole(tensor) for name, tensor in anchor.fisher.items()},
         "features": {name: {i: torch.from_numpy(f) for i, f in source.features.items()} for name, source in sources.items()},
     }
 
@@ -130,10 +136,14 @@ def restore(
         teacher.load_state_dict(state["teacher"])
     parameters = dict(trainee.named_parameters())
     for name, entry in state["optimizer"].items():
-        optimizer.state[parameters[name]] = entry
-    anchor.start, anchor.fisher = state["anchor"], state["fisher"]
+        parameter = parameters[name]
+        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entry.items()}
+    anchor.start, anchor.fisher = (
+        {name: tensor.to(parameters[f"encoder.{name}"].device) for name, tensor in state[kind].items()}
+        for kind in ("anchor", "fisher")
+    )
     if hasattr(optimizer, "anchor"):
-        optimizer.anchor({parameters[f"encoder.{name}"]: tensor for name, tensor in state["anchor"].items()})
+        optimizer.anchor({parameters[f"encoder.{name}"]: tensor for name, tensor in anchor.start.items()})
     for name, features in state["features"].items():
         sources[name].features = {index: tensor.numpy() for index, tensor in features.items()}
     return int(state["step"]), float(state["best"])

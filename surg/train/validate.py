@@ -9,6 +9,7 @@ from surg.train import masks
 from surg.train.batches import Batch, Reading, read_batch
 from surg.train.config import TrainConfig
 from surg.train.losses import weighted_sum
+from surg.train.parallel import settle
 from surg.train.sources import Draw, Source
 from surg.train.teacher import Teacher
 from surg.train.trainee import Targets, Trainee
@@ -51,6 +52,7 @@ def validate(
                 torch.stack([answers["breach"][known, 0].cpu().double(), batch.breach[known, 0].cpu().double()], 1).numpy()
             )
     trainee.train()
+    settle(trainee)
     scores = {name: sums[name] / counts[name] for name in sums}
     total = weighted_sum({name: torch.tensor(value) for name, value in scores.items()}, weights)
     out = {"loss": float(total), **scores}

@@ -10,6 +10,7 @@ from surg.metrics.knn import normalise
 from surg.metrics.spread import effective_rank, feature_std
 from surg.train.batches import Reading, read_batch
 from surg.train.config import TrainConfig
+from surg.train.parallel import settle
 from surg.train.sources import Draw, Source
 from surg.train.trainee import Trainee
 
@@ -46,9 +47,12 @@ class Watch:
         pooled, labels = [], []
         for first in range(0, len(self.draws), 8):
             batch = read_batch(self.draws[first : first + 8], self.sources, self.reading)
-            tokens = self.trainee.encode(self.trainee.normalise(batch.frames.to(self.trainee.mean.device)))
+            tokens = batch.tokens
+            if tokens is None:
+                tokens = self.trainee.look(batch.frames.to(self.trainee.mean.device))
             pooled.append(tokens.float().mean(dim=1).cpu().numpy())
             labels.append(batch.action.numpy())
+        settle(self.trainee)
         self.trainee.train(was_training)
         features, truth = np.concatenate(pooled), np.concatenate(labels)
         out = {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
