@@ -104,7 +104,8 @@ class Encoder(nn.Module):
         if len(keeps) == 1 or sum(keep.numel() for keep in keeps) < 4 * PatchEmbed.FEW:
             return [torch.cat(self.layers(clip, blocks, keep), -1) for keep in keeps]
         lengths = tuple(keep.shape[1] for keep in keeps)
-        return list(torch.cat(self.layers(clip, blocks, torch.cat(list(keeps), 1), lengths), -1).split(lengths, 1))
+        together = torch.cat(self.layers(clip, blocks, torch.cat(list(keeps), 1), lengths), -1)
+        return list(torch.split(together, list(lengths), 1))
 
     @property
     def level_blocks(self) -> tuple[int, ...]:

@@ -72,9 +72,10 @@ class FactorizedEncoder(nn.Module):
             ("b (t s) d -> (b s) t d", "(b s) t d -> b (t s) d", self.temporal_blocks),
         ):
             batch = x.shape[0]
-            rope = RopeTable(
-                *(rearrange(_per_clip(part, batch), forth.replace(" d", " one d"), t=t) for part in (table.cos, table.sin))
+            cos, sin = (
+                rearrange(_per_clip(part, batch), forth.replace(" d", " one d"), t=t) for part in (table.cos, table.sin)
             )
+            rope = RopeTable(cos, sin)
             x = rearrange(x, forth, t=t)
             for block in blocks:
                 x = run_block(block, x, rope, recompute=recompute)

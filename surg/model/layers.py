@@ -39,7 +39,7 @@ class Attention(nn.Module):
         if rope is None or rope.lengths is None:
             x = rearrange(attend(q, k, v, mask), "b h n d -> b n (h d)")
         else:
-            sets = zip(*(part.split(rope.lengths, 2) for part in (q, k, v)))
+            sets = zip(*(torch.split(part, list(rope.lengths), 2) for part in (q, k, v)))
             x = torch.cat([rearrange(attend(*own), "b h n d -> b n (h d)") for own in sets], 1)
         return self.proj(x)  # type: ignore[no-any-return]
 
