@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 
 from surg.data.feature_table import MappedFeatures, clip_columns, clip_key, write_mapped
+from surg.model.bundle import hash_of
 from surg.train.batches import Reading, read_batch
 from surg.train.sources import Draw, Source
-from surg.train.states import hash_of
 from surg.train.trainee import Trainee
 
 logger = logging.getLogger(__name__)
