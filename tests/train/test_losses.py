@@ -34,8 +34,18 @@ def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_cares_less_for_what_
 
 def test_unknown_places_do_not_count() -> None:
     logits = torch.tensor([[0.0, 50.0]])
-    assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(math.log(2))
+    # One of two tokens counts, half wrong (focal: a quarter of log 2), in hundredths of the tokens.
+    assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(100 * math.log(2) / 4 / 2)
     assert float(losses.dense(logits, torch.full((1, 2), math.nan))) == 0.0
+
+
+def test_a_missed_breach_outweighs_hundreds_of_tokens_that_are_known_to_show_nothing() -> None:
+    logits = torch.full((1, 800), -4.0, requires_grad=True)
+    target = torch.zeros(1, 800)
+    target[0, :3] = 1.0
+    losses.dense(logits, target).backward()
+    assert logits.grad is not None
+    assert float(logits.grad[0, :3].sum().abs()) > 10 * float(logits.grad[0, 3:].sum().abs())
 
 
 def test_the_context_loss_comes_in_between_its_two_steps() -> None:
