@@ -60,6 +60,10 @@ test-slow: $(ENV) $(TRITON_ENV) system ## Run the tests that take minutes
 test-gpu: $(ENV) ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+.PHONY: model
+model: $(ENV) $(TRITON_ENV) ## Train the shipped model again (about three hours on two CPU cores)
+	$(BIN)/python making/model.py
+
 MODEL ?= surg-tiny
 .PHONY: eval
 eval: $(ENV) $(TRITON_ENV) ## Evaluate MODEL through the embedded server (or SERVER=host:8001); BASELINE=file fails when a number got worse

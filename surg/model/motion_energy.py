@@ -22,7 +22,7 @@ from surg.model.layers import Mlp
 Doubles = npt.NDArray[np.float64]
 
 # (wave length, width of the window, windows along a side) in pixels of a 16-pixel patch: four small windows and the patch as a whole.
-SCALES = ((6.0, 3.2, 2), (13.0, 6.0, 1))
+SCALES = ((8.0, 3.8, 2), (16.0, 6.5, 1))
 AXES = 4
 # How far a filter's wave runs between the two frames of a tube, in wave lengths either way of its middle.
 SHIFT = 0.25

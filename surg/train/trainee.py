@@ -64,8 +64,9 @@ class Trainee(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1, 1) * 255, persistent=False)
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """uint8 (B, T, S, S, 3) -> float (B, 3, T, S, S)."""
-        return (frames.permute(0, 4, 1, 2, 3).float() - self.mean) / self.std
+        """uint8 (B, T, S, S, 3) -> float (B, 3, T, S, S), contiguous: three passes over a strided copy took a tenth of a step."""
+        clip = frames.permute(0, 4, 1, 2, 3).to(self.mean.dtype, memory_format=torch.contiguous_format)
+        return clip.sub_(self.mean).div_(self.std)
 
     def grid(self, clip: Tensor) -> Grid:
         return clip.shape[2] // self.tubelet, clip.shape[3] // self.patch, clip.shape[4] // self.patch
