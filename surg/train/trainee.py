@@ -177,14 +177,15 @@ class Trainee(nn.Module):
         for rows, share in groups:
             if not bool(rows.any()):
                 continue
-            keep = self._random_tokens(clip[rows], share) if share < 1.0 else None
-            tokens = self.encode(clip[rows], keep) if batch.tokens is None else batch.tokens[rows]
+            part = _rows(clip, rows)
+            keep = self._random_tokens(part, share) if share < 1.0 else None
+            tokens = self.encode(part, keep) if batch.tokens is None else batch.tokens[rows]
             for name, members in on.items():
                 inside = members[rows]
                 if bool(inside.any()):
                     both = members & rows
                     ids = None if keep is None else keep[inside]
-                    losses_of = self._head_losses(name, tokens[inside], batch, both, self.grid(clip), ids, answers)
+                    losses_of = self._head_losses(name, _rows(tokens, inside), batch, both, self.grid(clip), ids, answers)
                     for loss, value in losses_of.items():
                         out[loss] = out.get(loss, 0.0) + value * scale(name, both)
 
@@ -280,6 +281,11 @@ def breach_loss(logits: Tensor, target: Tensor, config: LossConfig) -> Tensor:
 def clear(features: Tensor, stored: Tensor) -> Tensor:
     """CLEAR's cloning term for features: mean squared distance of replayed clips' features to those stored.  (B, D)."""
     return F.mse_loss(features.float(), stored.float())
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    """The named rows; all of them are not copied."""
+    return values if bool(rows.all()) else values[rows]
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:
