@@ -30,7 +30,7 @@ def stages(work: Path, out: Path) -> list[Stage]:
     ]
     before: tuple[str, ...] = ()
     run = work
-    for recipe in (SHIPPED, f"{SHIPPED}-deep", f"{SHIPPED}-world"):
+    for recipe in (SHIPPED, f"{SHIPPED}-fine", f"{SHIPPED}-world"):
         run = work / recipe
         made.append(
             Stage(
