@@ -84,8 +84,8 @@ bench: $(ENV) $(TRITON_ENV) ## Measure model, export and decoding against their 
 	$(BIN)/python benchmarks/decode.py --hardware local
 
 .PHONY: ablation
-ablation: $(ENV) ## Train and judge every arm on the simulators (hours)
-	$(BIN)/python benchmarks/ablation.py --hardware local
+ablation: $(ENV) ## Train and judge every arm on the simulators (hours; ABLATION=--medium an hour, ABLATION=--small minutes)
+	$(BIN)/python benchmarks/ablation.py --hardware local $(ABLATION)
 
 .PHONY: docker-test
 docker-test: $(ENV) $(TRITON_ENV) ## Build and run the images and the compose file (root and Debian's docker.io)

@@ -2,14 +2,20 @@
 
 A base is pretrained on one appearance family (a) of the tissue simulator, with the budget of the arms. Each arm adapts it to another
 family (b) without using its labels; then a frozen-encoder probe reads the action on unseen cases of b. Whichever sign comes out is
-printed.
+printed. Surgery's factor clips are made from the simulator's own masks, as `surg data segment --segmenter given` and `surg data factors` would.
 
-    python benchmarks/ablation.py --hardware xeon-2core --clips 800 --steps 1500 --seeds 3
-    python benchmarks/ablation.py --small          # minutes: proves that the table can be made, says nothing about the arms
+    python benchmarks/ablation.py --hardware xeon-2core             # in full: hours
+    python benchmarks/ablation.py --medium --hardware xeon-2core    # about an hour of two cores
+    python benchmarks/ablation.py --small                           # minutes: proves that the table can be made, says nothing about the arms
+
+An option that is given wins over a preset. What is there already in --work (data, arms) is not made again.
 """
 
 import argparse
+import os
 import platform
+import shlex
+import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -23,11 +29,15 @@ import pyarrow.parquet as pq
 import torch
 
 from surg.data.executor import run
+from surg.data.factor_clips import plan_factors
+from surg.data.factors import KINDS, FactorConfig
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.motion import MotionConfig, describe_clip
+from surg.data.segment.build import SegmentConfig, segment_clip
 from surg.data.synth import tissue
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action
-from surg.metrics.comparison import compare_paired
+from surg.eval.probes import ProbeConfig
+from surg.metrics.comparison import compare_paired, holm
 from surg.runs import git_state, write_json, write_text
 from surg.train.loop import train
 from surg.train.recipes import load_recipe
@@ -43,61 +53,151 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def main() -> None:
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--hardware", default="this-machine")
-    words.add_argument("--work", type=Path, default=Path("runs/ablation"))
-    words.add_argument("--clips", type=int, default=800, help="clips of each family; a case has eight")
-    words.add_argument("--steps", type=int, default=1500)
-    words.add_argument("--seeds", type=int, default=3)
-    words.add_argument("--size", type=int, default=96)
-    words.add_argument("--model", default="tiny")
-    words.add_argument("--arms", nargs="*", default=list(ARMS))
-    words.add_argument(
-        "--factors", type=Path, help="factor manifest of family b (surg data factors); without it surgery is left out"
-    )
-    words.add_argument("--small", action="store_true", help="a few steps of a nano encoder")
-    words.add_argument("--out", type=Path, default=Path("benchmarks"))
-    options = words.parse_args()
-    if options.small:
-        options.clips, options.steps, options.seeds, options.size, options.model = 64, 6, 1, 48, "nano"
-        options.arms = [arm for arm in options.arms if arm in ("pretrain", "lora", "head-only")]
-    arms = [arm for arm in options.arms if arm != "surgery" or options.factors is not None]
-    began = time.monotonic()
+# 30 test cases are the fewest that judge an arm.
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {
+        "clips": 800,
+        "steps": 1500,
+        "seeds": 3,
+        "size": 96,
+        "model": "tiny",
+        "test_cases": 60,
+        "picture": 224,
+        "probe": "full",
+    },
+    "medium": {
+        "clips": 240,
+        "steps": 150,
+        "seeds": 3,
+        "size": 96,
+        "model": "tiny",
+        "test_cases": 32,
+        "picture": 128,
+        "probe": "short",
+    },
+    "small": {
+        "clips": 64,
+        "steps": 6,
+        "seeds": 1,
+        "size": 48,
+        "model": "nano",
+        "test_cases": 30,
+        "picture": 96,
+        "probe": "shortest",
+    },
+}
+PROBES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "short": {"depth": 2, "epochs": 15, "lr": (1e-3, 3e-4), "weight_decay": (0.01,)},
+    "shortest": {"depth": 1, "epochs": 2, "lr": (1e-3,), "weight_decay": (0.01,)},
+}
+FPS, BATCH = 4.0, 16
 
-    manifests = {family: make_family(options.work / family, options.clips, family) for family in ("a", "b")}
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--hardware", default="this-machine")
+    words.add_argument("--work", type=Path, help="where data and runs are kept; runs/ablation-PRESET when not given")
+    words.add_argument("--small", action="store_const", dest="preset", const="small", default="full")
+    words.add_argument("--medium", action="store_const", dest="preset", const="medium")
+    words.add_argument("--clips", type=int, help="training clips of each family; a case has eight")
+    words.add_argument("--test-cases", type=int, help="unseen cases of family b")
+    words.add_argument("--steps", type=int)
+    words.add_argument("--seeds", type=int)
+    words.add_argument("--size", type=int, help="side of the encoder's picture")
+    words.add_argument("--picture", type=int, help="side of the simulator's picture")
+    words.add_argument("--model")
+    words.add_argument("--start", default="random", help="weights of the base before its training: random or motion-energy")
+    words.add_argument("--probe", choices=list(PROBES))
+    words.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    words.add_argument("--threads", type=int)
+    words.add_argument("--out", type=Path, default=Path("benchmarks"))
+    words.set_defaults(**PRESETS["full"])
+    words.set_defaults(**PRESETS[words.parse_args().preset])
+    options = words.parse_args()
+    options.work = options.work or Path("runs") / f"ablation-{options.preset}"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    began, worked = time.monotonic(), processor_seconds()
+
+    manifests = {
+        "a": make_family(options, "a", test_cases=0),
+        "b": make_family(options, "b", test_cases=options.test_cases),
+    }
+    factors = make_factors(options, manifests["b"]) if "surgery" in options.arms else None
     correct: dict[str, list[np.ndarray]] = {}
     cases = np.array([])
     for seed in range(options.seeds):
-        base = fit("pretrain", manifests["a"], options.work / f"base-{seed}", options, seed, None, ())
-        chosen = {"frozen base": base}
-        for arm in arms:
-            recipe, more = ARMS[arm]
-            chosen[arm] = fit(recipe, manifests["b"], options.work / f"{arm}-{seed}", options, seed, base, more)
-        chosen["random weights"] = fit(
-            "scratch", manifests["b"], options.work / f"random-{seed}", options, seed, None, ("steps=1", "optim.lr=0")
+        base = fit(
+            "pretrain", manifests["a"], options.work / f"base-{seed}", options, seed, None, (f"model.start={options.start}",)
         )
-        found, cases = judge(chosen, manifests["b"], options.work / f"probe-{seed}", seed, options.small)
+        chosen = {"frozen base": base}
+        for arm in options.arms:
+            recipe, more = ARMS[arm]
+            chosen[arm] = fit(recipe, manifests["b"], options.work / f"{arm}-{seed}", options, seed, base, more, factors)
+        untrained = ("steps=1", "optim.lr=0", f"model.start={options.start}")
+        chosen["random weights"] = fit(
+            "scratch", manifests["b"], options.work / f"random-{seed}", options, seed, None, untrained
+        )
+        found, cases = judge(chosen, manifests["b"], options.work / f"probe-{seed}", seed, options)
         for name, rows in found.items():
             correct.setdefault(name, []).append(rows)
-    write(options, correct, cases, time.monotonic() - began)
+    write(options, correct, cases, time.monotonic() - began, processor_seconds() - worked)
 
 
-def make_family(folder: Path, clips: int, family: str) -> Path:
-    """Simulated clips; a quarter of the cases for testing, so that 30 cases judge an arm from 960 clips on."""
+def make_family(options: Any, family: str, test_cases: int) -> Path:
+    """Simulated clips, split by case: `clips` to train on, an eighth as many cases for val, and the test cases."""
+    folder = options.work / family
     path = folder / "ablation.parquet"
     if path.is_file():
         return path
-    made = Manifest.read(tissue.generate(folder, clips, seed={"a": 1, "b": 2}[family], family=family))
+    train = -(-options.clips // tissue.CLIPS_PER_CASE)
+    val = max(2, train // 8)
+    count = (train + val + test_cases) * tissue.CLIPS_PER_CASE
+    made = Manifest.read(tissue.generate(folder, count, seed={"a": 1, "b": 2}[family], family=family, size=options.picture))
     names = sorted({clip.case for clip in made.clips()})
-    side = {name: ("test" if n % 4 == 0 else "val" if n % 4 == 1 and n % 8 == 1 else "train") for n, name in enumerate(names)}
+    side = {name: "train" if n < train else "val" if n < train + val else "test" for n, name in enumerate(names)}
     written = write_manifest(path, (Clip(**{**clip.__dict__, "split": side[clip.case]}) for clip in made.clips()))
     # What moves, measured by optical flow: the motion_aux head learns this and never the simulator's labels.
-    run(partial(describe_clip, config=MotionConfig(fps=8.0, size=128)), written.clips(), folder / "motion.parquet")
+    learnt = written.select(split="train")
+    run(
+        partial(describe_clip, config=MotionConfig(fps=FPS, size=min(128, options.picture))),
+        learnt.clips(),
+        folder / "motion.parquet",
+    )
     return path
 
 
-def fit(recipe: str, manifest: Path, out: Path, options: Any, seed: int, base: Path | None, more: tuple[str, ...]) -> Path:
+def make_factors(options: Any, manifest: Path) -> Path:
+    """Rows for D_L, D_A and D_I of the training clips; they are composed while training."""
+    path = options.work / "factors.parquet"
+    if path.is_file():
+        return path
+    folder = options.work / "masks"
+    config = SegmentConfig(segmenter="given", fps=FPS, size=max(64, options.picture))
+    learnt = Manifest.read(manifest).select(split="train")
+    run(partial(segment_clip, config=config, out=folder), learnt.clips(), folder / "masks.parquet")
+    masks = {(row["video"], row["start_s"]): row["masks"] for row in pq.read_table(folder / "masks.parquet").to_pylist()}
+    rows: list[Clip] = []
+    for clip in learnt.clips():
+        if (clip.video, clip.start_s) in masks:
+            masked = Clip(**{**clip.__dict__, "masks": masks[clip.video, clip.start_s]})
+            rows += plan_factors(masked, KINDS, FactorConfig()).clips
+    counts = {kind: sum(row.meta["factor"] == kind for row in rows) for kind in KINDS}
+    print(f"factor clips of {len(learnt)} clips: {counts}")
+    return write_manifest(path, rows).path
+
+
+def fit(
+    recipe: str,
+    manifest: Path,
+    out: Path,
+    options: Any,
+    seed: int,
+    base: Path | None,
+    more: tuple[str, ...],
+    factors: Path | None = None,
+) -> Path:
     """Train one arm, unless it is there already; returns its last weights (nothing is chosen on labels)."""
     weights = out / "checkpoints" / "last.safetensors"
     if weights.is_file():
@@ -105,16 +205,17 @@ def fit(recipe: str, manifest: Path, out: Path, options: Any, seed: int, base: P
     plain = load_recipe(recipe)
     sources = {
         name: {
-            "manifest": str(options.factors if "factor" in source.where else manifest),
+            "manifest": str(factors if "factor" in source.where else manifest),
             "motion": str(manifest.parent / "motion.parquet"),
             "label": "not_the_action",
         }
         for name, source in plain.data.sources.items()
     }
     extra: dict[str, Any] = {
-        "data": {"size": options.size, "fps": 8.0, "sources": sources, "cache": str(options.work / "cache")},
-        "model": {"size": options.model}, "steps": options.steps, "seed": seed, "batch_size": 16,
-        "tensorboard": False, "curves": False, "watch": {"every": 0}, "validate_every": options.steps,
+        "data": {"size": options.size, "fps": FPS, "sources": sources, "cache": str(options.work / "cache")},
+        "model": {"size": options.model}, "steps": options.steps, "seed": seed, "batch_size": BATCH,
+        "tensorboard": False, "curves": False, "watch": {"every": 0}, "validate_every": 10 * options.steps, "val_batches": 1, "save_every": 10 * options.steps,
+        "threads": options.threads,
     }  # fmt: skip
     if base is not None:
         extra["init"] = str(base)
@@ -124,12 +225,13 @@ def fit(recipe: str, manifest: Path, out: Path, options: Any, seed: int, base: P
 
 
 def judge(
-    chosen: dict[str, Path], manifest: Path, folder: Path, seed: int, small: bool
+    chosen: dict[str, Path], manifest: Path, folder: Path, seed: int, options: Any
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Right or wrong of every test clip for every arm, by the attentive probe; and the clips' cases."""
     arms = [Arm(name, checkpoint=path) for name, path in chosen.items()]
-    plain = ProbeActionConfig(probes=("attentive",), baselines=("majority",), seed=seed)
-    config = plain.model_copy(update={"probe": plain.probe.model_copy(update={"epochs": 2})}) if small else plain
+    config = ProbeActionConfig(
+        probes=("attentive",), baselines=("majority",), seed=seed, probe=ProbeConfig(**PROBES[options.probe])
+    )
     probe_action(arms, Manifest.read(manifest), {}, config, folder, "torch")
     table = pq.read_table(folder / "predictions.parquet")
     table = table.filter(pc.equal(table["probe"], "attentive"))
@@ -143,46 +245,66 @@ def judge(
     return found, cases
 
 
-def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray, seconds: float) -> None:
+def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray, seconds: float, worked: float) -> None:
     base = np.stack(correct["frozen base"])
+    found = {name: compare_paired(np.stack(seeds), base, cases) for name, seeds in correct.items() if name != "frozen base"}
+    adjusted = dict(zip(found, holm([comparison.permutation.p for comparison in found.values()])))
     rows = []
     for name, seeds in correct.items():
-        found = compare_paired(np.stack(seeds), base, cases) if name != "frozen base" else None
-        rows.append(
-            {
-                "arm": name,
-                "top1": round(float(np.mean(seeds)), 4),
-                "by_seed": [round(float(seed.mean()), 4) for seed in seeds],
-                "difference": None if found is None else round(found.delta.estimate, 4),
-                "low": None if found is None else round(found.delta.low, 4),
-                "high": None if found is None else round(found.delta.high, 4),
-                "detectable": None if found is None else round(found.detectable, 4),
-            }
-        )
+        row: dict[str, Any] = {
+            "arm": name, "top1": round(float(np.mean(seeds)), 4), "by_seed": [round(float(seed.mean()), 4) for seed in seeds],
+        }  # fmt: skip
+        if name in found:
+            delta = found[name].delta
+            row |= {
+                "difference": round(delta.estimate, 4), "low": round(delta.low, 4), "high": round(delta.high, 4),
+                "p_holm": round(float(adjusted[name]), 4), "detectable": round(found[name].detectable, 4),
+            }  # fmt: skip
+        rows.append(row)
     result = {
         "what": "adaptation of a base from family a to family b of the tissue simulator; probe_action on unseen cases of b",
-        "command": f"python benchmarks/ablation.py --hardware {options.hardware} --clips {options.clips} --steps {options.steps} --seeds {options.seeds}",
-        "small": options.small, "clips": options.clips, "steps": options.steps, "seeds": options.seeds, "size": options.size,
-        "model": options.model, "test_cases": len(set(cases)), "test_clips": len(cases), "chance": 0.125,
-        "date": datetime.now(UTC).date().isoformat(), "git": (git_state() or {}).get("commit"), "minutes": round(seconds / 60, 1),
+        "command": shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]]), "preset": options.preset,
+        "clips": options.clips, "steps": options.steps, "batch": BATCH, "seeds": options.seeds, "size": options.size, "model": options.model,
+        "start": options.start, "probe": options.probe, "test_cases": len(set(cases)), "test_clips": len(cases),
+        "chance": 1 / len(tissue.ACTIONS), "date": datetime.now(UTC).date().isoformat(), "git": (git_state() or {}).get("commit"),
+        "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__}, "arms": rows,
     }  # fmt: skip
-    stem = options.out / f"ablation_{options.hardware}_{datetime.now(UTC):%Y-%m}"
+    stem = (
+        options.out
+        / f"ablation{'' if options.preset == 'full' else '_' + options.preset}_{options.hardware}_{datetime.now(UTC):%Y-%m}"
+    )
     write_json(stem.with_suffix(".json"), result)
     lines = [
         "# Ablation on the simulators", "",
-        f"{result['clips']} clips a family, {result['steps']} steps, {result['seeds']} seed(s), {result['test_cases']} test cases "
-        f"({result['test_clips']} clips), chance 0.125. Differences to the frozen base, paired over cases, 95 %."
-        + (" A small run: it shows that the table can be made, and nothing about the arms." if options.small else ""), "",
-        "| arm | top-1 | difference | interval | detectable |", "|---|---|---|---|---|",
+        (f"`{options.model}` at {options.size} px, {options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
+        f"(pretrain-2x: {2 * options.steps}), {options.seeds} seed(s), {result['test_cases']} unseen test cases ({result['test_clips']} clips), "
+        f"chance {result['chance']:.3f}."),
+        ("Differences are to the frozen base, paired over cases, 95 % intervals; p is adjusted for the arms (Holm); the last column is the true "
+        "difference that would be found with 80 % power."
+        + (" A small run: it shows that the table can be made, and nothing about the arms." if options.preset == "small" else "")), "",
+        "| arm | top-1 | by seed | difference | interval | p | detectable |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
-        spread = "" if row["difference"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
-        change = "" if row["difference"] is None else f"{row['difference']:+.3f}"
-        lines.append(f"| {row['arm']} | {row['top1']:.3f} | {change} | {spread} | {row['detectable'] or ''} |")
-    lines += ["", f"`{result['command']}`, {result['date']}, {result['minutes']} minutes", ""]
+        each = ", ".join(f"{value:.3f}" for value in row["by_seed"])
+        change = ("", "", "", "")
+        if "difference" in row:
+            spread = f"{row['low']:+.3f} to {row['high']:+.3f}"
+            change = (f"{row['difference']:+.3f}", spread, f"{row['p_holm']:.3f}", f"{row['detectable']:.3f}")
+        lines.append(f"| {row['arm']} | {row['top1']:.3f} | {each} | {' | '.join(change)} |")
+    lines += [
+        "",
+        f"`{result['command']}`, {result['date']}, {result['minutes']} minutes, {result['processor_minutes']} of a processor",
+        "",
+    ]
     write_text(stem.with_suffix(".md"), "\n".join(lines))
     print("\n".join(lines))
+
+
+def processor_seconds() -> float:
+    """Of this process and of those it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

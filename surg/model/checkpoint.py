@@ -144,6 +144,7 @@ def _find(file: WeightFile, kind: str, key: str | None, given: dict[str, Any]) -
     else:
         chosen, tree = _choose(file, kind, key)
     where = f"{file.path}, {chosen}" if chosen else str(file.path)
+    _refuse_version_1(file, tree, given, where)
     report = LoadReport(where, dropped={name: reason for name, reason in names.STALE.items() if name in tree})
     tree = {name: tensor for name, tensor in tree.items() if name not in report.dropped}
     readers: dict[str, Callable[[], Any]] = {
@@ -156,6 +157,29 @@ def _find(file: WeightFile, kind: str, key: str | None, given: dict[str, Any]) -
         return Part(kind, readers[kind](), tree, report)
     except KeyError as error:
         raise CheckpointError(f"{where} lacks {error}: it is half a checkpoint, or not one of V-JEPA 2.") from error
+
+
+def _refuse_version_1(file: WeightFile, tree: Tree, given: Mapping[str, Any], where: str) -> None:
+    """Drop a table of absolute positions only where it is known to be stale.
+
+    V-JEPA 1's files have the same names and such a table, and need it. What tells them apart is the number of mask tokens of the
+    predictor beside it, 2 there and 6 or more in V-JEPA 2; without one, whoever loads must say so by naming the rotary layout.
+    """
+    tables = [name for name in names.STALE if name in tree]
+    masks = max((sizes.count(names.clean(other), "mask_tokens") for other in file.trees.values()), default=0)
+    if not tables or masks > 2 or "rope" in given:
+        return
+    shape = " x ".join(map(str, tree[tables[0]].shape))
+    found = (
+        f"its predictor has {masks} mask tokens, as V-JEPA 1's"
+        if masks
+        else "there is no predictor beside it to tell the version by"
+    )
+    raise CheckpointError(
+        f"{where} carries a table of absolute positions ({tables[0]}, {shape}), and {found}.\n"
+        "V-JEPA 1's weights need that table and would say something else under the rotary positions of V-JEPA 2, which surg has. "
+        'If you know that it is V-JEPA 2 with a stale table: load_encoder(path, config={"rope": "tiled"}), or --set rope=tiled on the command line.'
+    )
 
 
 def _from_bundle(file: WeightFile, kind: str, key: str | None, given: dict[str, Any]) -> Part:

@@ -119,7 +119,7 @@ def _parts(file: WeightFile, source: Path, model: str | None, key: str | None, c
     given = {**config}
     if model is not None:
         wanted = zoo.encoder_config(model)
-        given = {**{field: getattr(wanted, field) for field in ("embed_dim", "depth", "num_heads")}, **config}
+        given = {**{field: getattr(wanted, field) for field in ("embed_dim", "depth", "num_heads", "rope")}, **config}
         if key is None and model in zoo.RELEASED and file.layout == "torch" and zoo.released(model).key in file.trees:
             key = zoo.released(model).key
     kinds = _kinds(file)

@@ -5,6 +5,7 @@ import platform
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradScalerKwargs
 
 from surg.errors import ConfigError
@@ -64,6 +65,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if precision == "fp16":
         handlers.append(GradScalerKwargs())
+    # accelerate keeps the first precision of a process for ever; a notebook, or a series of runs, may want another for the next run.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=device == "cpu",

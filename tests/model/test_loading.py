@@ -70,6 +70,20 @@ def test_stale_position_tables_are_dropped_and_reported(tmp_path: Path) -> None:
     assert "left out pos_embed" in str(report)
 
 
+@pytest.mark.parametrize("masks", [0, 2])
+def test_a_version_1_file_is_refused_unless_the_layout_is_named(masks: int, tmp_path: Path) -> None:
+    content = meta_checkpoint(V2_PARTS)
+    content["target_encoder"]["module.backbone.pos_embed"] = torch.zeros(1, 18, 48)
+    for name in [name for name in content["predictor"] if "mask_tokens" in name and int(name[-1]) >= masks]:
+        del content["predictor"][name]
+    if not masks:
+        del content["predictor"]
+    torch.save(content, tmp_path / "one.pt")
+    with pytest.raises(CheckpointError, match=r"pos_embed, 1 x 18 x 48(.|\n)*V-JEPA 1"):
+        load_encoder(tmp_path / "one.pt", config=HEADS)
+    assert read_part(tmp_path / "one.pt", "encoder", config={**HEADS, "rope": "tiled"}).report.loaded == 28
+
+
 def test_an_unknown_head_count_is_asked_for(meta_file: Path) -> None:
     with pytest.raises(CheckpointError, match=r'config=\{"num_heads": N\}'):
         load_encoder(meta_file)
