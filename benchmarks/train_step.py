@@ -57,8 +57,7 @@ def our_step() -> Callable[[Tensor, masks.Masks], None]:
     optimizer = optim.build_optimizer(trainee.named_parameters(), optim.OptimConfig(), depth=12)
 
     def step(frames: Tensor, drawn: masks.Masks) -> None:
-        none = torch.full((len(frames), 1), torch.nan)
-        batch = Batch(frames, none, none, none, none, none, tasks={"jepa": torch.ones(len(frames), dtype=torch.bool)})
+        batch = Batch.unlabelled(frames, "jepa")
         latents = teacher(trainee.normalise(frames))
         trainee(batch, Targets(latents, drawn), lambda _, __: 1.0)["jepa"].backward()
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)

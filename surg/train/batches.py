@@ -62,6 +62,13 @@ class Batch:
     ids: Tensor | None = None
     """int64 (B, 2): source number and clip number."""
 
+    @classmethod
+    def unlabelled(cls, frames: Tensor, *tasks: str) -> "Batch":
+        """Clips of which nothing is known; all take part in `tasks`."""
+        unknown, count = torch.full((len(frames), 1), torch.nan), len(frames)
+        taking_part = {task: torch.ones(count, dtype=torch.bool) for task in tasks}
+        return cls(frames, unknown, torch.full((count,), -1), unknown, unknown, unknown, unknown, taking_part)
+
     def __len__(self) -> int:
         return len(self.frames)
 

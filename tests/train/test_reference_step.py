@@ -34,8 +34,8 @@ def stepped() -> tuple[Trainee, Teacher, float, dict[str, float]]:
     optimizer = optim.build_optimizer(trainee.named_parameters(), settings, depth=2)
     optim.set_rates(optimizer, float(golden("v2_train_step")["lr"]), 0.04)
 
-    clip, count = arrays["clip"], len(arrays["clip"])
-    batch = Batch(clip, *(torch.full((count, 1), torch.nan),) * 5, tasks={"jepa": torch.ones(count, dtype=torch.bool)})
+    clip = arrays["clip"]
+    batch = Batch.unlabelled(clip, "jepa")
     masks = [(arrays[f"mask_enc_{i}"], arrays[f"mask_pred_{i}"]) for i in (0, 1)]
     losses = trainee(batch, Targets(teacher(clip), masks), lambda _, __: 1.0)
     losses["jepa"].backward()
