@@ -11,13 +11,14 @@ from surg.runs import describe_environment, write_json
 
 
 def hardware() -> str:
-    """A short name of this machine's processor, for example xeon-2core."""
+    """A short name of this machine's processor, for example xeon-2core, or xeon-spr-2core (Sapphire Rapids) where it has AMX."""
     try:
         text = Path("/proc/cpuinfo").read_text().lower()
     except OSError:
         text = ""
     family = next((name for name in ("xeon", "epyc", "ryzen", "core(tm)") if name in text), "cpu").removesuffix("(tm)")
-    return f"{family}-{os.cpu_count()}core"
+    generation = "-spr" if family == "xeon" and "amx_bf16" in text else ""
+    return f"{family}{generation}-{os.cpu_count()}core"
 
 
 def write_result(what: str, results: dict[str, Any]) -> Path:

@@ -4,18 +4,27 @@
     surg data synth room --out /tmp/room --clips 40 --seed 11
     python benchmarks/segment.py --tissue /tmp/tissue/manifest.parquet --room /tmp/room/manifest.parquet
 
-Prints a table and writes benchmarks/segment_<hardware>_<yyyy-mm>.json. What is counted:
+Any manifests may be given, each as NAME=MANIFEST, so that scenes that something was tuned on and others stand side by side:
+    python benchmarks/segment.py --set "room, tuned on=/tmp/tuned/manifest.parquet" --set "room=/tmp/unseen/manifest.parquet" --write
+
+--tracks FILE.csv writes a line for every track, --pictures FOLDER a strip for every clip with a wrong decision: above the true outlines
+(agents yellow, layout blue), below the tracks with their numbers and A for agent. What is counted:
   iou        a true agent on a frame against the predicted mask that overlaps it most, mean over frames, then over agents
   purity     share of all tracks' frames on which most of the mask is the thing that the track stands for (background counts as wrong)
   fragments  tracks that stand for one true agent
-  decision   share of tracks called agent or layout as their true path says (moved 0.05 of the width for 4 frames, camera taken off)
+  decision   share of tracks called agent or layout as the true path of their thing says (moved 0.05 of the width for 4 frames, camera
+             taken off), over the whole clip; beside it `layout`, what calling every track layout would score
+  decision while seen   the same, but the true path counts on the frames of the track alone: all that can be known of it
   camera     distance in pixels between the estimated and the true movement of the picture's centre, per pair of frames
 """
 
 import argparse
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from recording import write_result
 
@@ -55,7 +64,7 @@ def is_agent(path: np.ndarray, width: int) -> bool:
     return bool(np.lib.stride_tricks.sliding_window_view(distance, 4).min(axis=1).max() >= 0.05)
 
 
-def measure(clip: Clip, config: SegmentConfig) -> dict[str, Any]:
+def measure(clip: Clip, config: SegmentConfig, pictures: Path | None = None) -> dict[str, Any]:
     ids, paths, cameras, times_s = true_things(clip)
     saved = segment(clip, config)
     tracks = Tracks.of(saved)
@@ -73,15 +82,68 @@ def measure(clip: Clip, config: SegmentConfig) -> dict[str, Any]:
             continue
         ious.append(float(np.mean([overlap for overlap, _ in per_frame])))
         fragments.append(sum(1 for main, _ in owner.values() if main == number))
-    decisions = [track.is_agent == (owner[track.id][0] in agents) for track in tracks.items if owner[track.id][0]]
-    out: dict[str, Any] = {"iou": ious, "fragments": fragments, "decision": decisions}
+    out: dict[str, Any] = {"iou": ious, "fragments": fragments, "table": []}
+    for track in tracks.items:
+        main, purity = owner[track.id]
+        if main:
+            path = np.full_like(paths[main], np.nan)
+            shown = [index for index, frame in enumerate(positions.tolist()) if frame in set(track.frames)]
+            path[shown] = paths[main][shown]
+            truth, while_seen = main in agents, is_agent(path, ids.shape[2])
+            pixels = int(np.median([(tracks.ids[index] == track.id).sum() for index in track.frames]))
+            out["table"].append(
+                {
+                    "clip": Path(clip.video).stem, "track": track.id, "frames": len(track.frames), "pixels": pixels, "thing": main,
+                    "purity": round(purity, 3), "moved": round(track.moved, 3), "agent": track.is_agent, "true": truth,
+                    "true while seen": while_seen,
+                }
+            )  # fmt: skip
+    out["decision"] = [row["agent"] == row["true"] for row in out["table"]]
+    out["layout"] = [not row["true"] for row in out["table"]]
+    out["decision while seen"] = [row["agent"] == row["true while seen"] for row in out["table"]]
     # Weighted by length: a track of 3 frames is not worth one of 30.
     out["purity"] = [
         purity for number, (_, purity) in owner.items() for _ in range(int((seen == number).any(axis=(1, 2)).sum()))
     ]
     if cameras is not None:
         out["camera"] = _camera_errors(clip, cameras, times_s)
+    if pictures is not None and not all(out["decision"]):
+        frames = read_frames(clip.video, times_s)
+        strip(frames, ids, agents, tracks, positions, pictures / f"{Path(clip.video).stem}-{config.segmenter}.png")
     return out
+
+
+def strip(
+    frames: np.ndarray, ids: np.ndarray, agents: Sequence[int], tracks: Tracks, positions: np.ndarray, path: Path, most: int = 8
+) -> None:
+    """Moments of a clip: above with the true outlines, below with the tracks."""
+    colours = np.random.default_rng(1).integers(60, 255, (len(tracks.items) + 1, 3))
+    columns = []
+    for index in np.linspace(0, len(ids) - 1, most).round().astype(int).tolist():
+        above = cv2.resize(frames[index], ids.shape[:0:-1], interpolation=cv2.INTER_AREA)
+        below = above // 2
+        for number in (int(value) for value in np.unique(ids[index]) if value):
+            lines, _ = cv2.findContours((ids[index] == number).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(above, lines, -1, (255, 255, 0) if number in agents else (0, 200, 255), 1)
+        for track in tracks.items:
+            mask = tracks.ids[positions[index]] == track.id
+            if mask.any():
+                below[mask] = (below[mask] + colours[track.id]) // 2
+                ys, xs = np.nonzero(mask)
+                text = f"{track.id}{'A' if track.is_agent else ''}"
+                cv2.putText(
+                    below,
+                    text,
+                    (int(xs.mean()), int(ys.mean())),
+                    cv2.FONT_HERSHEY_SIMPLEX,
+                    0.45,
+                    (255, 255, 255),
+                    1,
+                    cv2.LINE_AA,
+                )
+        columns.append(np.concatenate([above, below]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(columns, axis=1)[..., ::-1])
 
 
 def _owner(ids: np.ndarray, mask: np.ndarray) -> tuple[int, float]:
@@ -132,7 +194,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return [value for row in rows for value in row.get(name, [])]
 
     out: dict[str, Any] = {"clips": len(rows), "agents": len(pool("iou")), "tracks": len(pool("decision"))}
-    for name in ("iou", "purity", "fragments", "decision", "camera"):
+    for name in ("iou", "purity", "fragments", "decision", "layout", "decision while seen", "camera"):
         values = pool(name)
         if values:
             out[name] = round(float(np.mean(values)), 3)
@@ -145,18 +207,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tissue", type=Path)
     parser.add_argument("--room", type=Path)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=MANIFEST", help="another set; may be given more than once"
+    )
     parser.add_argument("--walkers", type=Path, help="a video of people who walk, such as vtest.avi of Debian's opencv-doc")
+    parser.add_argument("--segmenters", default="motion,given", help="by comma")
+    parser.add_argument("--tracks", type=Path, help="write a line for every track")
+    parser.add_argument("--pictures", type=Path, help="folder for strips of the clips with a wrong decision")
     parser.add_argument("--write", action="store_true", help="write benchmarks/segment_<hardware>_<yyyy-mm>.json")
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)
     results: dict[str, Any] = {}
-    for name in ("tissue", "room"):
-        if getattr(arguments, name) is None:
-            continue
-        for segmenter in ("motion", "given"):
+    table: list[dict[str, Any]] = []
+    sets = {name: getattr(arguments, name) for name in ("tissue", "room") if getattr(arguments, name) is not None}
+    sets |= {name: Path(path) for name, path in (text.split("=", 1) for text in arguments.set)}
+    for name, manifest in sets.items():
+        for segmenter in arguments.segmenters.split(","):
             config = SegmentConfig(segmenter=segmenter)
-            rows = [measure(clip, config) for clip in Manifest.read(getattr(arguments, name))]
+            rows = [measure(clip, config, arguments.pictures) for clip in Manifest.read(manifest)]
+            table += [{"set": name, "segmenter": segmenter, **line} for row in rows for line in row["table"]]
             results[f"{name}, {segmenter}"] = summary(rows)
             print(f"{name}, {segmenter}: {results[f'{name}, {segmenter}']}", flush=True)
+    if arguments.tracks is not None and table:
+        with arguments.tracks.open("w", newline="") as file:
+            writer = csv.DictWriter(file, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+        print("Wrote", arguments.tracks)
     if arguments.walkers is not None:
         results["walkers"] = walkers(arguments.walkers)
         print(f"walkers: {results['walkers']}")

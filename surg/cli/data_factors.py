@@ -111,7 +111,10 @@ def show(
     picked = [every[index] for index in sorted(set(np.linspace(0, len(every) - 1, clips).round().astype(int).tolist()))]
     strips = [factor_rows(clip, Segmentation.load(Path(str(clip.masks))), config, columns) for clip in picked]
     sheet = np.concatenate([headline(strips[0].shape[1], columns), *strips])
-    good, data = cv2.imencode(out.suffix or ".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    suffix = out.suffix.lower() or ".jpg"
+    # OpenCV 5 refuses a setting that the format does not have.
+    settings_of = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 85], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 85]}
+    good, data = cv2.imencode(suffix, sheet[..., ::-1], settings_of.get(suffix, []))
     if not good:
         raise DataError(f"{out} cannot be written as a picture; expected a name that ends in .jpg or .png.")
     with atomic_file(out) as file:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from surg.config import Config
 from surg.data.manifest import Clip
 from surg.data.motion_camera import CameraMotion, fit_camera
-from surg.data.motion_flow import Flow, FlowBackend, FlowName, Frames, flow_backend, to_gray
+from surg.data.motion_flow import DisFlow, Flow, FlowBackend, FlowName, Frames, Gray, flow_backend, to_gray
 from surg.data.video import probe, read_frames
 from surg.errors import DataError
 
@@ -60,22 +60,16 @@ class MotionConfig(Config):
 
 def pair_features(flow: Flow, camera: CameraMotion, config: MotionConfig) -> npt.NDArray[np.float64]:
     """23 numbers of one pair of frames; the two histograms are sums and not yet shares.  flow: (H, W, 2)."""
-    step = (
-        SAMPLE_STEP if min(flow.shape[:2]) >= 128 else 1
-    )  # every second pixel: a quarter of the time, and DIS' finest level is coarser
     height, width = flow.shape[:2]
-    sampled = flow[::step, ::step]
-    foreground = sampled - camera.flow(height, width, step)
-    magnitude, histogram = _polar(sampled, config)
-    own, own_histogram = _polar(foreground, config)
+    # Every second pixel: a quarter of the time, and DIS' finest level is coarser.
+    step = SAMPLE_STEP if min(height, width) >= 128 else 1
+    # One contiguous plane for each axis: numpy and OpenCV are several times quicker on them than on interleaved pairs.
+    across, down = (np.ascontiguousarray(flow[::step, ::step, axis]) for axis in range(2))
+    still_across, still_down = camera.flow_planes(height, width, step)
+    mean, spread, peak, histogram = _polar(across, down, config)
+    own_mean, _, own_peak, own_histogram = _polar(across - still_across, down - still_down, config)
     return np.concatenate(
-        [
-            (float(magnitude.mean()), float(magnitude.std()), float(magnitude.max())),
-            histogram,
-            camera.shift,
-            (float(own.mean()), float(own.max())),
-            own_histogram,
-        ]
+        [(mean, spread, peak), histogram, camera.shift, (own_mean, own_peak), own_histogram],
     )
 
 
@@ -140,23 +134,32 @@ def _pairs(
     frames: Iterable[Frames], config: MotionConfig, backend: FlowBackend | None
 ) -> Iterator[tuple[npt.NDArray[np.float64], CameraMotion]]:
     compute = backend or flow_backend(config.flow, config.weights)
-    earlier: Frames | None = None
+    earlier: tuple[Frames, Gray] | None = None
     for raw in frames:
-        later = resize_short(raw, config.size)
+        frame = resize_short(raw, config.size)
+        later = frame, to_gray(frame)
         if earlier is not None:
-            flow = compute(earlier, later)
-            camera = fit_camera(flow, to_gray(earlier), threshold_px=config.camera_threshold_px)
+            # DIS sees grey only and takes it as it is, so that each frame is made grey once.
+            which = 1 if isinstance(compute, DisFlow) else 0
+            flow = compute(earlier[which], later[which])
+            camera = fit_camera(flow, earlier[1], threshold_px=config.camera_threshold_px)
             yield pair_features(flow, camera, config), camera
         earlier = later
 
 
-def _polar(flow: Flow, config: MotionConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Magnitudes (H, W) and the histogram of directions (8,)."""
-    polar = cv2.cartToPolar(np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]))
+def _polar(
+    across: npt.NDArray[np.float32], down: npt.NDArray[np.float32], config: MotionConfig
+) -> tuple[float, float, float, npt.NDArray[np.float64]]:
+    """Mean, standard deviation and maximum of the magnitudes, and the histogram of directions (8,)."""
+    polar = cv2.cartToPolar(across, down)
     magnitude, angle = np.asarray(polar[0], np.float32), np.asarray(polar[1], np.float32)
-    bins = (angle * (8 / (2 * np.pi)) + 0.5).astype(np.int32) & 7
-    heard = np.where(magnitude > config.min_px, magnitude if config.weighted else 1.0, 0.0)
-    return magnitude, np.asarray(np.bincount(bins.ravel(), weights=heard.ravel(), minlength=8), np.float64)
+    mean, spread = cv2.meanStdDev(magnitude)
+    heard = magnitude > config.min_px
+    # Full circle is 8: a cast to a byte cuts off the fraction, and the last three bits are the bin.
+    bins = (angle * np.float32(8 / (2 * np.pi)) + np.float32(0.5)).astype(np.uint8) & 7
+    weights = magnitude[heard] if config.weighted else None
+    histogram = np.bincount(bins[heard], weights=weights, minlength=8).astype(np.float64)
+    return float(mean[0, 0]), float(spread[0, 0]), float(magnitude.max()), histogram
 
 
 def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:

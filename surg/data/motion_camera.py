@@ -43,10 +43,14 @@ class CameraMotion:
 
     def flow(self, height: int, width: int, step: int = 1) -> Flow:
         """The flow that this camera motion alone would cause, at every `step`-th pixel."""
+        return np.stack(self.flow_planes(height, width, step), axis=-1)
+
+    def flow_planes(self, height: int, width: int, step: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The same as two pictures: to the right and down."""
         x = np.arange(0, width, step, dtype=np.float32)[None, :]
         y = np.arange(0, height, step, dtype=np.float32)[:, None]
         (a, b, tx), (c, d, ty) = self.matrix.astype(np.float32)
-        return np.stack([(a - 1) * x + b * y + tx, c * x + (d - 1) * y + ty], axis=-1)
+        return ((a - 1) * x + tx) + b * y, c * x + ((d - 1) * y + ty)
 
 
 def fit_camera(
@@ -74,16 +78,17 @@ def fit_camera(
         return CameraMotion(np.eye(2, 3), centre, 0.0)
     kept = inliers.ravel().astype(bool)
     share = float(kept.mean())
-    matrix = _least_squares(points[kept], moved[kept])
+    start, end = _complex(points), _complex(moved)
+    turn, shift = _least_squares(start[kept], end[kept])
     for _ in range(2):
         # Flow is smooth, so points beside a moving thing are dragged along a little; twice the median error parts them from the rest.
-        error = np.hypot(*(points @ matrix[:, :2].T + matrix[:, 2] - moved).T)
+        error = np.abs(turn * start + shift - end)
         near = error <= max(2 * float(np.median(error[kept])), 0.05)
         if near.sum() < MIN_POINTS // 2:
             break
         kept = near
-        matrix = _least_squares(points[kept], moved[kept])
-    return CameraMotion(matrix, centre, share)
+        turn, shift = _least_squares(start[kept], end[kept])
+    return CameraMotion(np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]), centre, share)
 
 
 def textured(gray: Gray) -> npt.NDArray[np.bool_]:
@@ -106,11 +111,14 @@ def _inside(gray: Gray) -> npt.NDArray[np.bool_]:
     return np.asarray(cv2.dilate(solid, np.ones((9, 9), np.uint8)) == 0)
 
 
-def _least_squares(points: npt.NDArray[np.float32], moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The similarity nearest to point pairs: rotation and scale as one complex number, after both means are taken off."""
-    p = points[:, 0].astype(np.complex128) + 1j * points[:, 1]
-    q = moved[:, 0].astype(np.complex128) + 1j * moved[:, 1]
-    p0, q0 = p.mean(), q.mean()
-    turn = np.vdot(p - p0, q - q0) / max(float(np.vdot(p - p0, p - p0).real), 1e-9)
-    shift = q0 - turn * p0
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+def _complex(points: npt.NDArray[np.float32]) -> npt.NDArray[np.complex128]:
+    """x + iy of points (n, 2)."""
+    return points.astype(np.float64).view(np.complex128)[:, 0]
+
+
+def _least_squares(start: npt.NDArray[np.complex128], end: npt.NDArray[np.complex128]) -> tuple[complex, complex]:
+    """The similarity nearest to point pairs, end = turn * start + shift: rotation and scale are one complex number."""
+    start_mean, end_mean = complex(start.mean()), complex(end.mean())
+    centred = start - start_mean
+    turn = complex(np.vdot(centred, end - end_mean)) / max(float(np.vdot(centred, centred).real), 1e-9)
+    return turn, end_mean - turn * start_mean

@@ -14,6 +14,8 @@ from surg.data.motion_camera import CameraMotion
 from surg.data.segment.masks import Ids, Mask, Segmentation
 
 Matrix = npt.NDArray[np.float64]
+MARGIN = 0.03
+"""Share of the picture within which a thing's side is taken to be cut off by its border."""
 
 
 class TrackConfig(Config):
@@ -30,8 +32,8 @@ class TrackConfig(Config):
     min_move: float = Field(0.05, gt=0)
     """An agent has moved this share of the picture's width, the camera's motion taken off."""
     ends: bool | None = None
-    """Whether tips and sides count as movement, or the centre alone. Left open, they count in endoscopic pictures: a shaft slides in by its
-    tip, but a nurse who reaches for a clamp stays where she stands."""
+    """Whether a tip or a single side counts as movement, or the whole thing must have moved: both of its sides. Left open, ends count in
+    endoscopic pictures: a shaft slides in by its tip, but a nurse who reaches for a clamp stays where she stands."""
     move_frames: int = Field(4, ge=1)
     """For at least so many frames: one jump of a mask is a mistake of the segmenter."""
 
@@ -257,31 +259,36 @@ def when_it_moves(
 ) -> tuple[int | None, float]:
     """(frame from which a thing moves by itself or None, largest distance moved in picture widths).
 
-    A shaft that slides in from the border, or an arm that reaches out of a standing body, moves its mask's centre by half its own way or
-    less: so the tip counts too, and each side of the box that the picture never cuts off.
+    A shaft that slides in from the border moves its mask's centre by half its own way or less: so with `ends` the tip counts too, and each
+    side of the box that the picture never cuts off. Without, a thing has gone as far as the side it goes to and the side it leaves behind
+    both have: an arm that reaches out moves one side, and hands at work move each on its own.
     """
     if len(frames) < config.move_frames:
         return None, 0.0
     height, width = shape
-    x0, y0, x1, y1 = np.array(boxes, np.float64).T
-    x, y = np.array(centres, np.float64).T
-    margin_x, margin_y = 0.03 * width, 0.03 * height
     still = [stand[index] for index in frames]
-
-    def way(xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Offset from the start (n, 2), camera taken off, single-frame jumps smoothed away."""
-        path = np.array([matrix @ (px, py, 1.0) for matrix, px, py in zip(still, xs, ys)])
-        wide = np.pad(path, ((1, 1), (0, 0)), mode="edge")
-        path = np.median(np.stack([wide[:-2], wide[1:-1], wide[2:]]), axis=0)
-        return np.asarray(path - path[0])
-
-    distances = [np.linalg.norm(way(x, y), axis=1), np.linalg.norm(way(*np.array(tips, np.float64).T), axis=1)]
+    sides, middle = np.array(boxes, np.float64), np.array(centres, np.float64)
+    centre = _way(middle, still)
+    low, high = (
+        # A side tells its own axis alone: its other coordinate is the centre's.
+        np.stack([_way(np.stack([sides[:, at], middle[:, 1]], 1), still)[:, 0],
+                  _way(np.stack([middle[:, 0], sides[:, at + 1]], 1), still)[:, 1]], axis=1)
+        for at in (0, 2)
+    )  # fmt: skip
+    cut_low, cut_high = (
+        sides[:, :2] < MARGIN * np.array([width, height]),
+        sides[:, 2:] > (1 - MARGIN) * np.array([width, height]),
+    )
     if config.ends is False:
-        distances = distances[:1]
-        margin_x, margin_y = float(width), float(height)
-    # A side tells its own axis alone.
-    distances += [np.abs(way(side, y)[:, 0]) for side in (x0, x1) if side.min() > margin_x and side.max() < width - margin_x]
-    distances += [np.abs(way(x, side)[:, 1]) for side in (y0, y1) if side.min() > margin_y and side.max() < height - margin_y]
+        # What the picture cuts off, now or at the start, says nothing; the centre takes its place.
+        one = np.where(cut_low | cut_low[0], centre, low)
+        other = np.where(cut_high | cut_high[0], centre, high)
+        both = np.where(one * other > 0, np.minimum(np.abs(one), np.abs(other)), 0.0)
+        distances = [np.linalg.norm(both, axis=1)]
+    else:
+        distances = [np.linalg.norm(centre, axis=1), np.linalg.norm(_way(np.array(tips, np.float64), still), axis=1)]
+        for cut, way in ((cut_low, low), (cut_high, high)):
+            distances += [np.abs(way[:, axis]) for axis in range(2) if not cut[:, axis].any()]
     paths = np.array(distances) / width
     steady = np.lib.stride_tricks.sliding_window_view(paths, config.move_frames, axis=1).min(axis=2).max(axis=0)
     far = float(steady.max())
@@ -290,6 +297,14 @@ def when_it_moves(
     crossed = int(np.argmax(steady >= config.min_move))
     rest = np.flatnonzero(paths.max(axis=0)[: crossed + 1] < 0.25 * config.min_move)
     return int(frames[rest[-1] if len(rest) else 0]), far
+
+
+def _way(points: npt.NDArray[np.float64], stand: Sequence[Matrix]) -> npt.NDArray[np.float64]:
+    """Offset of a path from its start (n, 2), the camera's motion taken off, single-frame jumps smoothed away."""
+    path = np.array([matrix @ (x, y, 1.0) for matrix, (x, y) in zip(stand, points)])
+    wide = np.pad(path, ((1, 1), (0, 0)), mode="edge")
+    path = np.median(np.stack([wide[:-2], wide[1:-1], wide[2:]]), axis=0)
+    return np.asarray(path - path[0])
 
 
 def border_distance(visible: Mask) -> npt.NDArray[np.float32]:

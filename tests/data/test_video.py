@@ -98,6 +98,16 @@ def test_a_raw_stream_without_time_stamps_is_read(tmp_path: Path) -> None:
     assert painted.numbers_of([frame for _, frame in iter_frames(path)]) == list(range(50))
 
 
+@pytest.mark.parametrize("kind", ["plain.mp4", "deep_b_pyramid.mp4", "stream.ts", "mpeg4.avi"])
+def test_naming_the_times_ahead_gives_the_frames_shown_then(kind: str, tmp_path: Path) -> None:
+    path = painted.write(tmp_path / kind, 100, 25, **KINDS[kind])
+    # Up to a given end the times are known ahead and frames between them may be skipped.
+    seen = list(iter_frames(path, 3.7, start_s=0.51, end_s=3.5))
+    times = 0.51 + np.arange(12) / 3.7
+    assert [time for time, _ in seen] == pytest.approx(times[times < 3.5])
+    assert painted.numbers_of([frame for _, frame in seen]) == [int(time * 25) for time, _ in seen]
+
+
 def test_a_slow_video_repeats_its_frames(tmp_path: Path) -> None:
     path = painted.write(tmp_path / "slow.mp4", 5, 1, options=X264)
     frames = read_frames(path, np.arange(8) / 4)

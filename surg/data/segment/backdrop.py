@@ -4,10 +4,13 @@ A median is wrong wherever somebody stands for more than half of the clip, which
 blocks; each block collects what it has shown (its candidates), and the one that continues the settled blocks around it best is taken.
 """
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.segment.masks import Frames
+from surg.data.segment.masks import Frames, Mask
 
 Block = npt.NDArray[np.float32]
 BLOCK = 8
@@ -37,6 +40,39 @@ def backdrop(frames: Frames, most: int = 48) -> Frames:
     out = np.stack([np.concatenate([picture[row, column] for column in range(columns)], axis=1) for row in range(rows)])
     whole: Frames = np.clip(np.round(out.reshape(rows * BLOCK, columns * BLOCK, 3)), 0, 255).astype(np.uint8)
     return whole[:height, :width]
+
+
+def without_ghosts(still: Frames, frames: Frames, parts: Sequence[Sequence[Mask]], ratio: float) -> Frames | None:
+    """The background with those taken out who stood still for so long that they got into it; None when there are none.
+
+    parts[t] are the masks of what differs from `still` on frames[t]. Around a thing that is there the frame has the sharper edges, around
+    one that has left the background has them.
+    """
+    of_still = _sharpness(still)
+    ghosts: list[tuple[float, int, Mask]] = []
+    for index, (frame, found) in enumerate(zip(frames, parts)):
+        of_frame = _sharpness(frame) if found else of_still
+        for part in found:
+            outline = cv2.morphologyEx(part.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+            sharper = (float(of_still[outline].mean()) + 1.0) / (float(of_frame[outline].mean()) + 1.0)
+            if sharper > ratio:
+                ghosts.append((sharper, index, part))
+    if not ghosts:
+        return None
+    bare, done = still.copy(), np.zeros(still.shape[:2], bool)
+    # The clearest first: another frame may show the same ghost with somebody in front of it.
+    for _, index, part in sorted(ghosts, key=lambda ghost: (-ghost[0], ghost[1])):
+        wide = (cv2.dilate(part.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~done
+        bare[wide] = frames[index][wide]
+        done |= wide
+    return bare
+
+
+def _sharpness(picture: Frames) -> npt.NDArray[np.float32]:
+    """Strength of the edges in grey levels a pixel: (H, W)."""
+    grey = cv2.GaussianBlur(picture, (0, 0), 1.0).max(axis=2)
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, *axes, ksize=3) for axes in ((1, 0), (0, 1)))
+    return np.asarray(cv2.magnitude(across, down) / 8, np.float32)
 
 
 def _candidates(moments: Frames) -> list[Block]:

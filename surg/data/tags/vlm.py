@@ -51,17 +51,7 @@ class VlmTagger:
         """Raises DataError when the answer does not fit the schema."""
         import torch
 
-        picked = np.linspace(0, len(frames) - 1, min(self.config.frames, len(frames))).round().astype(int)
-        pictures = [{"type": "image", "image": _picture(resize_short(frames[index], self.config.size))} for index in picked]
-        talk = [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt()}]}]
-        try:
-            inputs = self.processor.apply_chat_template(
-                talk, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
-        except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"The model's processor cannot take pictures and text ({error}). It needs a chat template."
-            ) from error
+        inputs = self.inputs(frames)
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs.to(self.config.device), max_new_tokens=self.config.max_tokens, do_sample=False
@@ -69,6 +59,20 @@ class VlmTagger:
         answer = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
         name = self.config.weights.name if self.config.weights is not None else "vlm"
         return check_answer(answer, f"vlm {name}")
+
+    def inputs(self, frames: Frames) -> Any:
+        """What the model is asked: the pictures and the prompt, as its own processor and chat template write them."""
+        picked = np.linspace(0, len(frames) - 1, min(self.config.frames, len(frames))).round().astype(int)
+        pictures = [{"type": "image", "image": _picture(resize_short(frames[index], self.config.size))} for index in picked]
+        talk = [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt()}]}]
+        try:
+            return self.processor.apply_chat_template(
+                talk, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"The model's processor cannot take pictures and text ({error}). It needs a chat template."
+            ) from error
 
 
 def _picture(frame: Frames) -> Any:

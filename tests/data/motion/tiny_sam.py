@@ -73,6 +73,40 @@ def save_sam2(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def save_edgetam(folder: Path) -> None:
+    import torch
+    from transformers import (
+        EdgeTamVideoConfig,
+        EdgeTamVideoModel,
+        Sam2ImageProcessor,
+        Sam2VideoProcessor,
+        Sam2VideoVideoProcessor,
+    )
+
+    torch.manual_seed(0)
+    # The same kind of backbone as EdgeTAM's, with 8 to 32 channels instead of 48 to 384.
+    backbone = {
+        "model_type": "timm_wrapper", "architecture": "repvit_m0_9", "num_classes": 2,
+        "model_args": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1], "features_only": True, "out_indices": [0, 1, 2, 3]},
+    }  # fmt: skip
+    vision = {
+        "model_type": "edgetam_vision_model", "backbone_config": backbone, "backbone_channel_list": [32, 24, 16, 8],
+        "fpn_hidden_size": WIDTH, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    }  # fmt: skip
+    shared = _memory(side=128, patch=16)
+    del shared["memory_attention_feed_forward_hidden_size"]
+    config = EdgeTamVideoConfig(
+        vision_config=vision, **shared, memory_attention_mlp_hidden_size=64, memory_attention_rope_feat_sizes=[8, 8],
+        memory_attention_rope_k_sizes=[4, 4], perceiver_resampler_num_latents=16, perceiver_resampler_num_latents_2d=16,
+        perceiver_resampler_mlp_intermediate_size=32, perceiver_resampler_num_layers=1,
+    )  # fmt: skip
+    EdgeTamVideoModel(config).save_pretrained(folder)
+    size = {"height": 128, "width": 128}
+    Sam2VideoProcessor(
+        image_processor=Sam2ImageProcessor(size=size), video_processor=Sam2VideoVideoProcessor(size=size)
+    ).save_pretrained(folder)
+
+
 def _memory(side: int = SIDE, patch: int = 14) -> dict[str, Any]:
     return {
         "prompt_encoder_config": {"hidden_size": WIDTH, "image_size": side, "patch_size": patch},
