@@ -17,6 +17,7 @@ RUN mkdir -p /opt/triton \
     fi
 
 FROM ${BASE_IMAGE} AS serve
+ENV ORT_DISABLE_TELEMETRY=1
 COPY --from=server /opt/triton /opt/triton
 COPY surg/serving/backend /opt/surg/backend
 COPY deploy/entrypoint.sh /opt/surg/entrypoint.sh
@@ -38,7 +39,7 @@ RUN python3 -m venv /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY surg surg
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps .
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp GRADIO_ANALYTICS_ENABLED=False MPLCONFIGDIR=/tmp/matplotlib
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp ORT_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED=False MPLCONFIGDIR=/tmp/matplotlib
 USER 1000:1000
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
@@ -52,7 +53,10 @@ COPY pyproject.toml README.md LICENSE ./
 COPY surg surg
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir -c requirements/lock.txt ".[cpu,hf]"
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp ORT_DISABLE_TELEMETRY=1
+# Run folders go to /work; a folder mounted there must be writable for user 1000. Loaders want more shared memory than Docker's 64 MB.
+#   docker run --gpus all --shm-size 8g -v $PWD:/work surg-train train pretrain --data clips.parquet --out runs/a
+RUN install -d -o 1000 -g 1000 /work
 USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["surg"]

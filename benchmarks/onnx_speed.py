@@ -1,12 +1,14 @@
 """The exported tiny encoder under onnxruntime against transformers' VJEPA2Model of the same size (sdpa and eager), one process,
-calls in turns, ratios of medians.
+calls in turns, ratios of medians; and where the graph's time goes, by operator.
 
-    python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_xeon-2core_2026-11.json [--threads 2] [--size 112] [--batch 2]
+    python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_xeon-spr-2core_2026-11.json [--threads 2] [--size 112] [--batch 2]
 
 `--cpu-time` counts this process's processor time with one thread instead of the clock: for a machine that others use too.
+The last lines are a bound: what would be left if everything but the matrix products cost nothing.
 """
 
 import argparse
+import collections
 import json
 import statistics
 import tempfile
@@ -46,13 +48,31 @@ def ours(folder: Path, size: int) -> tuple[dict[str, Path], torch.nn.Module, Pre
     bundle = load_bundle(path)
     ready = prepare(bundle, ServedConfig())
     files = {}
-    for precision in ("fp32", "int8"):
-        files[precision] = folder / f"{precision}.onnx"
-        export_onnx(
-            prepare(bundle, ServedConfig()).modules["surg_clip"], ready.contract.model("surg_clip"), files[precision], precision
-        )
+    clip = ready.contract.model("surg_clip")
+    for name, precision, fused in (("fp32", "fp32", True), ("fp32, standard operators", "fp32", False), ("int8", "int8", True)):
+        files[name] = folder / f"{precision}-{fused}.onnx"
+        export_onnx(prepare(bundle, ServedConfig()).modules["surg_clip"], clip, files[name], precision, fused=fused)
     assert bundle.encoder is not None
     return files, bundle.encoder, spec
+
+
+def by_operator(path: Path, feed: dict[str, np.ndarray], threads: int, rounds: int = 6) -> dict[str, float]:
+    """Milliseconds per operator, each node at its best of some rounds: other work on the machine adds time and never takes any."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.enable_profiling = threads, True
+    settings.profile_file_prefix = str(path.with_suffix(""))
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    for _ in range(rounds):
+        session.run(None, feed)
+    best: dict[tuple[str, str], float] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            key = (event["args"]["op_name"], event["name"])
+            best[key] = min(event["dur"], best.get(key, float("inf")))
+    found: dict[str, float] = collections.defaultdict(float)
+    for (operator, _), microseconds in best.items():
+        found[operator] += microseconds / 1e3
+    return {operator: round(spent, 2) for operator, spent in sorted(found.items(), key=lambda entry: -entry[1])}
 
 
 def main() -> None:
@@ -79,13 +99,14 @@ def main() -> None:
             model = theirs(arguments.size, attention)
             calls[f"transformers {attention}"] = lambda model=model: model(clip, skip_predictor=True)
         calls["surg in torch"] = lambda: encoder(mine)
-        embeddings = {}
+        embeddings, operators = {}, {}
         for precision, path in files.items():
             settings = onnxruntime.SessionOptions()
             settings.intra_op_num_threads = threads
             session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
             feed = {"frames": frames, "zone": zone}
             embeddings[precision] = session.run(["embedding"], feed)[0]
+            operators[precision] = by_operator(path, feed, threads)
             calls[f"onnxruntime {precision}"] = lambda session=session, feed=feed: session.run(None, feed)
         times: dict[str, list[float]] = {name: [] for name in calls}
         with torch.inference_mode():
@@ -117,11 +138,35 @@ def main() -> None:
         "rounds": arguments.rounds,
         "int8_cosine_to_fp32": cosine,
         "rows": rows,
+        "ms_by_operator": operators,
     }
+    plain = operators["fp32, standard operators"]
+    products = sum(plain.get(operator, 0.0) for operator in ("Gemm", "MatMul"))
+    result["bound_by_matrix_products"] = {
+        "ms": round(products, 2), "share": round(products / sum(plain.values()), 3), "x_sdpa_at_most": round(1e3 * base / products, 2),
+    }  # fmt: skip
     write_json(arguments.out, result)
     lines = [result["what"], "", "| kind | ms/clip | x sdpa | x eager |", "|---|---|---|---|"]
     lines += [f"| {row['kind']} | {row['ms_per_clip']} | {row['x_sdpa']} | {row['x_eager']} |" for row in rows]
-    lines += ["", f"int8 (dynamic, random weights): smallest cosine of the embedding to fp32 {cosine:.5f}"]
+    lines += [
+        "",
+        f"int8 (dynamic, random weights): smallest cosine of the embedding to fp32 {cosine:.5f}; decisions: benchmarks/precision.py",
+    ]
+    lines += ["", "| milliseconds of the batch in | " + " | ".join(operators) + " |", "|---|" + "---|" * len(operators)]
+    for operator in sorted(
+        set().union(*operators.values()), key=lambda name: -max(part.get(name, 0) for part in operators.values())
+    ):
+        spent = [part.get(operator, 0.0) for part in operators.values()]
+        if max(spent) >= 0.1:
+            lines.append(f"| {operator} | " + " | ".join(f"{one:.2f}" for one in spent) + " |")
+    bound = result["bound_by_matrix_products"]
+    lines += [
+        "",
+        (
+            f"The matrix products of the standard graph take {bound['ms']} ms, {100 * bound['share']:.0f} % of it: were all else free,"
+            f" fp32 would be {bound['x_sdpa_at_most']} x transformers' sdpa here, and no more."
+        ),
+    ]
     arguments.out.with_suffix(".md").write_text("\n".join(str(line) for line in lines) + "\n")
     print("\n".join(str(line) for line in lines))
     print(json.dumps({row["kind"]: row["x_sdpa"] for row in rows}))

@@ -80,6 +80,7 @@ def export(
         clips=clips,
         tolerance=tolerance,
         through_server=through_server,
+        standard_operators=format is Format.tensorrt,
     )
     if format is Format.tensorrt:
         from surg.serving.tensorrt import build_repository

@@ -38,7 +38,10 @@ def infer(
     on_server: Annotated[
         bool, typer.Option("--on-server", help="Send frames once; the server slides the window (gRPC).")
     ] = False,
-    follow: Annotated[Path | None, typer.Option(help="Watch this folder and look at every video that arrives.")] = None,
+    follow: Annotated[
+        str | None,
+        typer.Option(help="A camera (rtsp://…, http://…, tcp://…): watch it live. A folder: look at every video that arrives."),
+    ] = None,
     follow_for: Annotated[
         float | None, typer.Option(help="End --follow after so many seconds; for ever when not given.")
     ] = None,
@@ -50,14 +53,23 @@ def infer(
     from surg.errors import ConfigError
     from surg.serving import inference
     from surg.serving.client import connect
+    from surg.serving.follow import is_address
 
     if not videos and follow is None:
         raise ConfigError("No video was given. Try: surg infer CLIP.mp4    or: surg infer --follow FOLDER")
+    if videos and follow is not None:
+        raise ConfigError("VIDEOS and --follow were both given; choose one. A folder that is followed may hold videos already.")
     polygon = _polygon(zone)
+    if follow is not None and is_address(follow):
+        if on_server:
+            raise ConfigError("--on-server sends a video whole; a stream is followed window by window. Leave it out.")
+        with connect(server or _running()) as client:
+            _live(client, follow, polygon, stride, threshold, surprise, follow_for, out, as_json)
+        return
     found = inference.find_videos(videos) if videos else []
     with connect(server or _running()) as client:
         reports = []
-        arriving = inference.follow(follow, follow_for) if follow is not None else iter(())
+        arriving = inference.follow(Path(follow), follow_for) if follow is not None else iter(())
         for number, video in enumerate([*found] if follow is None else arriving, start=1):
             report = _with_progress(
                 client,
@@ -80,6 +92,46 @@ def infer(
             typer.echo(f"\nwrote {out}    see it: surg demo")
         else:
             typer.echo("\nKeep every window: --out events.json")
+
+
+def _live(
+    client: "Client",
+    address: str,
+    zone: list[list[float]] | None,
+    stride: float,
+    threshold: float | None,
+    surprise: bool,
+    for_s: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Print events as they begin and end (one JSON object a line with --json), until `for_s` is over or Ctrl-C."""
+    import contextlib
+    import json
+    from urllib.parse import urlsplit
+
+    from surg.serving import inference
+    from surg.serving.follow import follow_stream
+
+    contract = client.contract
+    alarms = inference.Alarms(lambda horizon: contract.threshold(horizon) if threshold is None else threshold, stride)
+    seen, dropped, slowest = 0, 0, 0.0
+    name = urlsplit(address).hostname or "stream"  # the address may hold a password
+    with contextlib.ExitStack() as stack:
+        keep = stack.enter_context(inference.recorder(out, client, name)) if out is not None else None
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        for sight in follow_stream(client, address, zone, stride_s=stride, surprise=surprise, for_s=for_s):
+            seen, dropped, slowest = seen + 1, dropped + sight.dropped, max(slowest, sight.latency_s)
+            if keep:
+                keep(sight.window)
+            for what, event in alarms.see(sight.window):
+                if as_json:
+                    typer.echo(json.dumps({"event": what, **event.__dict__}))
+                else:
+                    typer.echo(f"{sight.window.end_s:8.2f} s  {event.kind} {what}  (peak {event.peak:.2f})")
+    typer.echo(f"{seen} windows; {dropped} dropped to stay with the camera; slowest answer after {slowest:.2f} s", err=True)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)
 
 
 def _with_progress(

@@ -152,23 +152,33 @@ class Client:
         return EncoderResult(out["tokens"], out["levels"], out["pooled"], answer.version)
 
     def world(
-        self, frames: Array, *, actions: Array | None = None, timeout_s: float | None = None, version: int | None = None
+        self,
+        frames: Array,
+        *,
+        actions: Array | None = None,
+        states: Array | None = None,
+        timeout_s: float | None = None,
+        version: int | None = None,
     ) -> WorldResult:
-        """Predicted future latents and surprise of one clip or of B clips."""
+        """Predicted future latents and surprise of one clip or of B clips.
+
+        actions, states: (steps, numbers) or (B, steps, numbers), one row for each tubelet seen and each foreseen but the last
+        (`contract.actions` says what the numbers are); None is all zeros, which training uses for what is not known.
+        """
         spec = self.contract.model("surg_world")
         frames = np.asarray(frames)
         frames = frames[None] if frames.ndim == 4 else frames
         inputs: dict[str, Array] = {"frames": frames}
-        if any(tensor.name == "actions" for tensor in spec.inputs):
-            shape = spec.input("actions").shape
-            inputs["actions"] = (
-                np.zeros((len(frames), *shape), np.float32) if actions is None else np.asarray(actions, np.float32)
-            )
-        elif actions is not None:
-            raise ServerError("This world model takes no actions: it was exported without an action-conditioned predictor.")
+        for name, given in (("actions", actions), ("states", states)):
+            if any(tensor.name == name for tensor in spec.inputs):
+                shape = (len(frames), *spec.input(name).shape)
+                values = np.zeros(shape, np.float32) if given is None else np.asarray(given, np.float32)
+                inputs[name] = np.broadcast_to(values, shape) if values.shape == shape[1:] else values
+            elif given is not None:
+                raise ServerError(f"This world model takes no {name}: it was exported without an action-conditioned predictor.")
         answer, _ = self._infer(spec, inputs, timeout_s, version)
         out = answer.outputs
-        return WorldResult(out["future"], out["surprise"].reshape(-1), out["surprise_map"], answer.version)
+        return WorldResult(out["future"], out["surprise"].reshape(-1), out["surprise_map"], answer.version, out.get("present"))
 
     def raw(
         self, model: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None, version: int | None = None
@@ -187,7 +197,8 @@ class Client:
             try:
                 for item in items:
                     waiting.append(pool.submit(call, item))
-                    if len(waiting) > self.max_in_flight:
+                    # What is done goes out at once: the first result must not wait until as many as may be in flight were sent.
+                    while waiting and (len(waiting) > self.max_in_flight or waiting[0].done()):
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -204,17 +215,27 @@ class Client:
         start_s: float = 0.0,
         end_s: float | None = None,
         surprise: bool = False,
+        surprise_every: int = 1,
         on_server: bool = False,
     ) -> Iterator[Window]:
         """Slide over a video of any length; memory stays flat. Yields one Window per `stride_s` as results come.
 
-        zone: polygon of [x, y] corners in 0..1 of the frame.  surprise: also ask the world model.
+        zone: polygon of [x, y] corners in 0..1 of the frame.  surprise: also ask the world model,
+        for every `surprise_every`-th window: it costs twice what the rest of a window costs.
         on_server: send the frames once and let surg_video slide the window (gRPC).
         """
         from surg.serving.stream import watch
 
         yield from watch(
-            self, Path(video), zone, stride_s=stride_s, start_s=start_s, end_s=end_s, surprise=surprise, on_server=on_server
+            self,
+            Path(video),
+            zone,
+            stride_s=stride_s,
+            start_s=start_s,
+            end_s=end_s,
+            surprise=surprise,
+            surprise_every=surprise_every,
+            on_server=on_server,
         )
 
     def stream(self, model: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> Iterator[Answer]:

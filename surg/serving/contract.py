@@ -88,6 +88,17 @@ class ModelSpec(Config):
         return next(spec for spec in self.outputs if spec.name == name)
 
 
+class Conditions(Config):
+    """What the numbers mean that a world model is conditioned on, in their order."""
+
+    names: tuple[str, ...] = ()
+    """Names in the timeline or the labels."""
+    widths: dict[str, int] = Field(default_factory=dict)
+    """How many numbers each has."""
+    classes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Classes of the names that are text: one number each."""
+
+
 class Contract(Config):
     """Everything a client must know about one version of the served models."""
 
@@ -106,6 +117,10 @@ class Contract(Config):
     """Tubelets that surg_world predicts ahead."""
     world_step_s: float = Field(0.0, ge=0)
     """Seconds of one such tubelet."""
+    actions: Conditions | None = None
+    """What surg_world's actions are, one row a tubelet; None when it takes none or the checkpoint does not say."""
+    states: Conditions | None = None
+    """The same for its states."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Decision thresholds chosen on validation data, by name: `breach` for now, `breach@2s` for two seconds ahead."""
     models: tuple[ModelSpec, ...]

@@ -63,16 +63,21 @@ def export_repository(
     clips: int = 18,
     tolerance: float | None = None,
     through_server: bool = True,
+    standard_operators: bool = False,
 ) -> Exported:
     """Export every model that the checkpoint has the parts for into a new version of `repo`.
 
+    standard_operators: leave out onnxruntime's fused attention; a queue with the TensorRT accelerator implies it.
     Before anything is published, PyTorch, onnxruntime and (`through_server`) an embedded Triton must agree on `clips` clips.
     Raises ExportError when they do not; the repository is then as it was.
     """
     repo = Path(repo)
     repo.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=repo.resolve().parent) as scratch:
-        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, queue, through_server=through_server)
+        fused = not standard_operators and (queue is None or queue.accelerator == "none")
+        made = _export(
+            checkpoint, Path(scratch), served, precision, clips, tolerance, queue, through_server=through_server, fused=fused
+        )
         version = repository.publish(repo, made.contract, made.files, queue)
     parity.write_table(made.rows, repo / "surg_clip" / str(version) / "parity.json")
     return Exported(repo, version, made.contract, made.notes, made.rows)
@@ -87,11 +92,11 @@ def export_files(
     clips: int = 18,
     tolerance: float | None = None,
 ) -> ExportedFiles:
-    """The ONNX files alone, in `out`/<model>/, with contract.json beside them; the same gate, without a server."""
+    """The ONNX files alone, in `out`/<model>/, with contract.json beside them: standard operators, the same gate without a server."""
     out = Path(out)
     out.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=out.resolve().parent) as scratch:
-        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, None, through_server=False)
+        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, None, through_server=False, fused=False)
         paths = []
         for model, files in made.files.items():
             for name, content in files.items():
@@ -122,13 +127,14 @@ def _export(
     queue: QueueConfig | None,
     *,
     through_server: bool,
+    fused: bool,
 ) -> _Made:
     bundle = load_bundle(find_bundle(checkpoint))
     ready = prepare(bundle, served or ServedConfig(), str(bundle.meta.get("architecture") or ""))
     contract = ready.contract.model_copy(update={"precision": precision})
     files: dict[str, dict[str, Path | str]] = {}
     for name, module in ready.modules.items():
-        written = export_onnx(module, contract.model(name), scratch / name / "model.onnx", precision)
+        written = export_onnx(module, contract.model(name), scratch / name / "model.onnx", precision, fused=fused)
         files[name] = {file.name: file for file in written}
     files["surg_video"] = {"model.py": VIDEO}
     trial = scratch / "trial"

@@ -5,15 +5,18 @@ What differs from the training code, and why:
 - Queries and keys come in halves (even channels, odd channels), each from a projection of its own. Rotating is then four
   multiplications and two additions with constant tables; no Split, Neg, Slice or Gather is left.
 - The softmax scale is folded into the query weights, pixel normalisation into the patch projection.
+- Attention is one fused operator of onnxruntime where the graph is for onnxruntime alone (`fused`): it never holds the N x N
+  weights, which at 64 frames of 384 pixels would be 21 GB. Standard operators otherwise: TensorRT knows no other.
 - Tokens stay two-dimensional (B*N, D), so that every projection is one Gemm with its bias.
 
     B clips, T frames, S side, p patch, u tubelet, N tokens, D width, H heads, d channels of a head
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surg.model.encoder import Encoder
@@ -22,8 +25,25 @@ from surg.model.predictor import Predictor
 from surg.model.rope import Grid, RopeTable
 
 
+class FusedAttention(torch.autograd.Function):
+    """softmax(q k') v of (B, N, H*d) tensors, exported as onnxruntime's MultiHeadAttention."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:  # noqa: ARG004
+        query, key, value = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g: Any, query: Any, key: Any, value: Any, heads: int) -> Any:
+        found = g.op("com.microsoft::MultiHeadAttention", query, key, value, num_heads_i=heads, scale_f=1.0)
+        found.setType(query.type())
+        return found
+
+
 class GraphAttention(nn.Module):
     """Self-attention of N tokens at fixed positions."""
+
+    fused = False
 
     def __init__(self, attention: Attention, tokens: int) -> None:
         super().__init__()
@@ -41,18 +61,27 @@ class GraphAttention(nn.Module):
 
     def forward(self, x: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
         """x: (B*N, D). Returns the same shape."""
-        query = self._turn(self.q_even(x), self.q_odd(x), tables)
-        key = self._turn(self.k_even(x), self.k_odd(x), tables)
-        value = self.v(x).view(-1, self.tokens, self.heads, self.channels).transpose(1, 2)
+        query, key, value = self.turned(x, tables, self.tokens)
+        if self.fused:
+            # Not flatten: with a free batch axis its export is Shape, Slice and Concat; this is one Reshape.
+            flat = (part.view(-1, self.tokens, self.width) for part in (query, key, value))
+            mixed = cast(Tensor, FusedAttention.apply(*flat, self.heads))
+            return cast(Tensor, self.proj(mixed.view(-1, self.width)))
         weights = torch.softmax(query.transpose(1, 2) @ key.permute(0, 2, 3, 1), -1)
-        return cast(Tensor, self.proj((weights @ value).transpose(1, 2).reshape(-1, self.width)))
+        return cast(Tensor, self.proj((weights @ value.transpose(1, 2)).transpose(1, 2).reshape(-1, self.width)))
 
-    def _turn(self, even: Tensor, odd: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
+    def turned(self, x: Tensor, tables: tuple[Tensor, ...], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys at their positions, and values: (B, N, H, d) each, of `tokens` tokens a clip."""
+        query = self._turn(self.q_even(x), self.q_odd(x), tables, tokens)
+        key = self._turn(self.k_even(x), self.k_odd(x), tables, tokens)
+        return query, key, self.v(x).view(-1, tokens, self.heads, self.channels)
+
+    def _turn(self, even: Tensor, odd: Tensor, tables: tuple[Tensor, ...], tokens: int) -> Tensor:
         """Two halves (B*N, D/2) to their positions: (B, N, H, d)."""
         cos_even, sin_even, cos_odd, sin_odd = tables
-        even, odd = even.view(-1, self.tokens, self.width // 2), odd.view(-1, self.tokens, self.width // 2)
+        even, odd = even.view(-1, tokens, self.width // 2), odd.view(-1, tokens, self.width // 2)
         turned = (even * cos_even + odd * sin_even, odd * cos_odd + even * sin_odd)
-        return torch.cat([half.view(-1, self.tokens, self.heads, self.channels // 2) for half in turned], -1)
+        return torch.cat([half.view(-1, tokens, self.heads, self.channels // 2) for half in turned], -1)
 
 
 class GraphTables(nn.Module):
@@ -81,19 +110,24 @@ class GraphBlock(nn.Module):
 
 
 class GraphPatches(nn.Module):
-    """uint8 frames (B, T, S, S, 3) to patch tokens (B*N, D), normalisation included."""
+    """uint8 frames (B, T, S, S, 3) to patch tokens (B*N, D), normalisation included.
 
-    def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float]) -> None:
+    still: each frame stands for a tubelet of itself repeated, so the weights of the tubelet's frames are added up.
+    """
+
+    def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float], *, still: bool = False) -> None:
         super().__init__()
         weight = encoder.patch_embed.proj.weight.detach().double()  # D, C, u, p, p
         assert encoder.patch_embed.proj.bias is not None
         bias = encoder.patch_embed.proj.bias.detach().double()
-        self.tubelet, self.patch = encoder.config.tubelet_size, encoder.config.patch_size
+        self.tubelet, self.patch = 1 if still else encoder.config.tubelet_size, encoder.config.patch_size
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         folded = weight / std64.view(1, -1, 1, 1, 1)
         bias = bias - (folded * mean64.view(1, -1, 1, 1, 1)).sum((1, 2, 3, 4))
         if encoder.config.modality_embedding:
             bias = bias + encoder.video_mod_embed.detach().double().flatten()
+        if still:
+            folded = folded.sum(2, keepdim=True)
         # Columns in the order in which a patch lies in (u, p, p, C): pixels are moved in runs of p * C.
         flat = folded.permute(0, 2, 3, 4, 1).reshape(weight.shape[0], -1)
         self.project = nn.Linear(flat.shape[1], flat.shape[0])
@@ -103,22 +137,30 @@ class GraphPatches(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         _, t, height, width, channels = frames.shape
         u, p = self.tubelet, self.patch
-        # Cast before Transpose: TensorRT's parser refuses to transpose uint8. 1/255 here, not in the weights: fp16 would lose it.
-        x = frames.to(self.project.weight.dtype) * (1.0 / 255.0)
+        # Cast before Transpose: TensorRT's parser refuses to transpose uint8.
+        x, weight = frames.to(self.project.weight.dtype), self.project.weight
+        # 1/255 belongs into the weights, but there fp16 would lose it.
+        if weight.dtype == torch.float16:
+            x = x * (1.0 / 255.0)
+        else:
+            weight = weight * (1.0 / 255.0)
         x = x.view(-1, t // u, u, height // p, p, width // p, p, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        return cast(Tensor, self.project(x.reshape(-1, u * p * p * channels)))
+        return F.linear(x.reshape(-1, u * p * p * channels), weight, self.project.bias)
 
 
 class GraphEncoder(nn.Module):
-    """Frames to the normed tokens of some blocks, for one clip size."""
+    """Frames to the normed tokens of some blocks, for one clip size; `still` sees each clip as one frame."""
 
-    def __init__(self, encoder: Encoder, frames: int, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, encoder: Encoder, frames: int, size: int, mean: Sequence[float], std: Sequence[float], *, still: bool = False
+    ) -> None:
         super().__init__()
         config = encoder.config
-        self.grid: Grid = (frames // config.tubelet_size, size // config.patch_size, size // config.patch_size)
+        steps = 1 if still else frames // config.tubelet_size
+        self.grid: Grid = (steps, size // config.patch_size, size // config.patch_size)
         self.tokens, self.width, self.depth = self.grid[0] * self.grid[1] * self.grid[2], config.embed_dim, config.depth
         self.level_blocks = encoder.level_blocks
-        self.patches = GraphPatches(encoder, mean, std)
+        self.patches = GraphPatches(encoder, mean, std, still=still)
         self.tables = GraphTables(encoder.rotary.at(self.grid, None, torch.device("cpu"), torch.float32), config.num_heads)
         self.blocks = nn.ModuleList(GraphBlock(cast(Block, block), self.tokens) for block in encoder.blocks)
         self.norms = nn.ModuleDict({str(index): encoder._norm_after(index) for index in {*self.level_blocks, config.depth - 1}})
@@ -168,6 +210,13 @@ class GraphPredictor(nn.Module):
             x = block(x, tables)
         target = x.view(-1, self.context + self.targets, self.width)[:, self.context :]
         return cast(Tensor, self.project(self.norm(target.reshape(-1, self.width))).view(-1, self.targets, self.out))
+
+
+def fuse_attention(module: nn.Module, *, fused: bool = True) -> None:
+    """Choose the fused operator, or standard ones, for every attention of `module`."""
+    for part in module.modules():
+        if isinstance(part, GraphAttention):
+            part.fused = fused
 
 
 def _linear(weight: Tensor, bias: Tensor, rows: Tensor, scale: float) -> nn.Linear:

@@ -5,9 +5,10 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from surg.errors import DataError
 from surg.metrics.detection import AlarmRule, alarms
@@ -83,7 +84,47 @@ def events(windows: list[Window], threshold: Callable[[float], float], stride_s:
         for start, end in alarms(times, scores, AlarmRule(threshold(float(horizon)))):
             peak = max(score for time, score in zip(times, scores) if start <= time <= end)
             # The last window of an event stands for the time up to the next one.
-            yield Event("breach" if float(horizon) == 0 else f"breach in {horizon} s", start, max(end, start + stride_s), peak)
+            yield Event(_kind(horizon), start, max(end, start + stride_s), peak)
+
+
+def _kind(horizon: str) -> str:
+    return "breach" if float(horizon) == 0 else f"breach in {horizon} s"
+
+
+@dataclass
+class Alarms:
+    """Events of a stream as they begin and end: the same rule as `events`, one window at a time."""
+
+    threshold: Callable[[float], float]
+    """By horizon."""
+    stride_s: float
+    running: dict[str, Event] = field(default_factory=dict)
+
+    def see(self, window: Window) -> Iterator[tuple[Literal["begins", "ends"], Event]]:
+        for horizon, probability in window.breach_probability.items():
+            event = self.running.get(horizon)
+            if probability >= self.threshold(float(horizon)):
+                if event is None:
+                    event = Event(_kind(horizon), window.end_s, window.end_s + self.stride_s, probability)
+                    yield "begins", event
+                self.running[horizon] = replace(event, end_s=window.end_s + self.stride_s, peak=max(event.peak, probability))
+            elif event is not None:
+                yield "ends", self.running.pop(horizon)
+
+
+@contextmanager
+def recorder(path: Path, client: Client, name: str) -> Iterator[Callable[[Window], None]]:
+    """Write windows of a stream as they come, each whole at once: rows of CSV, or one JSON object a line."""
+    if path.exists():
+        raise DataError(f"{path} exists, and a stream's windows are added line by line. Choose another --out, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", buffering=1, newline="") as file:
+        if path.suffix.lower() == ".csv":
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(_header(client))
+            yield lambda window: rows.writerow(_csv_row(client, name, window))
+        else:
+            yield lambda window: print(json.dumps({"stream": name, **_row(window)}, ensure_ascii=False), file=file)
 
 
 def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0) -> Iterator[Path]:
@@ -133,27 +174,22 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
         write_text(path, json.dumps(as_dict(client, reports), indent=1, ensure_ascii=False) + "\n")
         return
     text = io.StringIO()
-    horizons = [f"{second:g}" for second in client.contract.horizons_s]
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["video", "start_s", "end_s", "action", "confidence", *(f"breach_{horizon}s" for horizon in horizons), "surprise"]
-    )
-    for report in reports:
-        for window in report.windows:
-            confidence = window.action_probability.get(window.action, "")
-            breach = [round(window.breach_probability[horizon], 5) for horizon in horizons]
-            rows.writerow(
-                [
-                    report.video,
-                    window.start_s,
-                    window.end_s,
-                    window.action,
-                    confidence,
-                    *breach,
-                    "" if window.surprise is None else window.surprise,
-                ]
-            )
+    rows.writerow(_header(client))
+    rows.writerows(_csv_row(client, report.video, window) for report in reports for window in report.windows)
     write_text(path, text.getvalue())
+
+
+def _header(client: Client) -> list[str]:
+    horizons = (f"breach_{second:g}s" for second in client.contract.horizons_s)
+    return ["video", "start_s", "end_s", "action", "confidence", *horizons, "surprise"]
+
+
+def _csv_row(client: Client, video: Path | str, window: Window) -> list[Any]:
+    confidence = window.action_probability.get(window.action, "")
+    breach = [round(window.breach_probability[f"{second:g}"], 5) for second in client.contract.horizons_s]
+    surprise = "" if window.surprise is None else window.surprise
+    return [video, window.start_s, window.end_s, window.action, confidence, *breach, surprise]
 
 
 def _row(window: Window) -> dict[str, Any]:

@@ -1,6 +1,11 @@
-"""A load generator for the served model: windows of all kinds take turns, so that a busy machine slows them alike. No torch."""
+"""A load generator for the served model: windows of all kinds take turns, so that a busy machine slows them alike. No torch.
+
+Beside the clock stands processor time, of this process and of the server's: on a machine that others use too it is the steadier
+of the two.
+"""
 
 import contextlib
+import os
 import statistics
 import threading
 import time
@@ -14,8 +19,15 @@ import numpy as np
 
 from surg.runs import describe_environment
 from surg.serving.client import Client, connect
-from surg.serving.engine import start_server
+from surg.serving.engines.embedded import EmbeddedServer
+from surg.serving.engines.embedded import start as start_embedded
+from surg.serving.engines.guardian import SHM, children, shm_namespace
 from surg.serving.local import LocalTransport
+
+BARS = {"least_x_direct": 0.95, "most_shared_memory_ms": 1.0, "most_ready_s": 5.0, "most_stop_s": 4.0}
+"""What the embedded server is held to, with one thread per core and nothing else running: throughput of `BAR_CLIENTS` callers over
+that of one direct caller, p50 over shared memory above the direct call, the slowest start and the slowest stop."""
+BAR_CLIENTS = 4
 
 
 @dataclass
@@ -27,8 +39,10 @@ class Kind:
     callers: int
     rates: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
 
-    def window(self, seconds: float) -> None:
+    def window(self, seconds: float, server_pid: int | None = None) -> None:
+        spent = cpu_seconds(server_pid)
         found: list[list[float]] = [[] for _ in range(self.callers)]
         end = time.perf_counter() + seconds
         begun = time.perf_counter()
@@ -47,27 +61,50 @@ class Kind:
         # Until the last answer: a request that began inside the window is counted with all of its time.
         self.rates.append(len(everything) / (time.perf_counter() - begun))
         self.latencies_ms += everything
+        self.cpu_s += cpu_seconds(server_pid) - spent
+
+
+@dataclass
+class Lifetimes:
+    """How long embedded servers took to start (by the clock, and in processor time of the server) and to stop, and what they left."""
+
+    repo: Path
+    threads: int
+    ready_s: list[float] = field(default_factory=list)
+    ready_cpu_s: list[float] = field(default_factory=list)
+    stop_s: list[float] = field(default_factory=list)
+    stop_rc: list[int] = field(default_factory=list)
+    left_in_shm: list[str] = field(default_factory=list)
+
+    def start(self) -> EmbeddedServer:
+        begun = time.perf_counter()
+        running = start_embedded(self.repo, threads=self.threads)
+        self.ready_s.append(round(time.perf_counter() - begun, 2))
+        self.ready_cpu_s.append(round(cpu_seconds(running.pid) - time.process_time(), 2))
+        return running
+
+    def stop(self, running: EmbeddedServer) -> None:
+        guardian = running.state["guardian_pid"]
+        begun = time.perf_counter()
+        self.stop_rc.append(running.stop())
+        self.stop_s.append(round(time.perf_counter() - begun, 2))
+        self.left_in_shm += [path.name for path in SHM.glob(f"{shm_namespace()}{guardian}_*")]
 
 
 def measure(
-    repo: Path, clients: list[int], seconds: float, rounds: int, threads: int = 0, server: str | None = None
+    repo: Path, clients: list[int], seconds: float, rounds: int, threads: int = 0, server: str | None = None, starts: int = 3
 ) -> dict[str, Any]:
-    """Throughput and latency of surg_clip, uint8, one clip a request."""
+    """Throughput and latency of surg_clip, uint8, one clip a request; and `starts` starts and stops of the embedded server."""
+    lives = Lifetimes(Path(repo), threads)
     with contextlib.ExitStack() as stack:
         facts: dict[str, Any] = {}
-        grpc, http = server, None
+        grpc, http, pid = server, None, None
         if server is None:
-            begun = time.perf_counter()
-            running = start_server(repo, threads=threads)
-            facts["ready_s"] = round(time.perf_counter() - begun, 2)
-            grpc, http = running.grpc_url, running.http_url
-
-            def stop() -> None:
-                start = time.perf_counter()
-                facts["stop_rc"] = running.stop()
-                facts["stop_s"] = round(time.perf_counter() - start, 2)
-
-            stack.callback(stop)
+            for _ in range(starts - 1):
+                lives.stop(lives.start())
+            running = lives.start()
+            stack.callback(lives.stop, running)
+            grpc, http, pid = running.grpc_url, running.http_url, running.pid
         assert grpc is not None
         most = max(clients)
         wire = stack.enter_context(connect(grpc, shared_memory=False, max_in_flight=most))
@@ -94,11 +131,15 @@ def measure(
             kind.window(min(seconds, 0.5))
             kind.rates.clear()
             kind.latencies_ms.clear()
+            kind.cpu_s = 0.0
         for _ in range(rounds):
             for kind in kinds:
-                kind.window(seconds)
+                kind.window(seconds, pid)
         facts["input"] = f"uint8 {'x'.join(map(str, spec.input('frames').shape))}"
         facts["model"] = f"{wire.contract.architecture or 'model'} {wire.contract.precision}"
+    rows = [_row(kind, kinds[0]) for kind in kinds]
+    if server is None:
+        facts |= {key: value for key, value in vars(lives).items() if key not in ("repo", "threads")}
     return {
         "what": "surg_clip served by Triton against onnxruntime in this process, interleaved windows",
         "date": datetime.now(UTC).date().isoformat(),
@@ -107,8 +148,45 @@ def measure(
         "rounds": rounds,
         "threads": threads,
         **facts,
-        "rows": [_row(kind, kinds[0]) for kind in kinds],
+        "rows": rows,
+        "bars": _bars(rows, lives),
     }
+
+
+def _bars(rows: list[dict[str, Any]], lives: Lifetimes) -> list[dict[str, Any]]:
+    """Each bar with what was found; only those that this run measured."""
+    found = []
+
+    def bar(what: str, value: float, bound: float, *, least: bool = False) -> None:
+        found.append({"bar": what, "found": value, "bound": bound, "held": value >= bound if least else value <= bound})
+
+    served = [row for row in rows if row["clients"] == BAR_CLIENTS and row["kind"].startswith("Triton, gRPC")]
+    if served:
+        what = f"throughput of {BAR_CLIENTS} clients over direct onnxruntime, at least"
+        bar(what, max(row["x_direct"] for row in served), BARS["least_x_direct"], least=True)
+    for row in rows:
+        if row["clients"] == 1 and "shared memory" in row["kind"]:
+            bar(
+                "p50 of one client over shared memory above direct, ms, at most",
+                row["p50_above_direct_ms"],
+                BARS["most_shared_memory_ms"],
+            )
+    if lives.ready_s:
+        bar("start to ready, slowest, s, at most", max(lives.ready_s), BARS["most_ready_s"])
+        bar("stop, slowest, s, at most", max(lives.stop_s), BARS["most_stop_s"])
+        bar("stops that did not end with status 0", float(sum(rc != 0 for rc in lives.stop_rc)), 0)
+        bar("regions left in /dev/shm", float(len(lives.left_in_shm)), 0)
+    return found
+
+
+def cpu_seconds(server_pid: int | None) -> float:
+    """Processor time of this process so far, plus that of a server and its workers."""
+    total = time.process_time()
+    for pid in ({server_pid} | children(server_pid)) if server_pid else ():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def _asker(client: Client, frames: Any, zone: Any) -> Callable[[], object]:
@@ -128,6 +206,7 @@ def _row(kind: Kind, base: Kind) -> dict[str, Any]:
         "p95_ms": round(float(p95), 2),
         "p99_ms": round(float(p99), 2),
         "p50_above_direct_ms": round(float(p50) - base_p50, 2),
+        "cpu_ms_per_clip": round(1e3 * kind.cpu_s / max(1, len(kind.latencies_ms)), 2),
         "requests": len(kind.latencies_ms),
     }
 
@@ -136,14 +215,32 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']}, {result['input']}, {result['date']}; {result['rounds']} windows of {result['window_s']} s per row, in turns"
         + (
-            f"; ready after {result['ready_s']} s, stopped in {result['stop_s']} s (status {result['stop_rc']})"
+            f"; ready after {_list(result['ready_s'])} s, stopped in {_list(result['stop_s'])} s (status {_list(result['stop_rc'])})"
             if "ready_s" in result
             else ""
         ),
         "",
-        "| kind | clients | clips/s | x direct | p50 ms | p95 ms | p99 ms | p50 above direct |",
-        "|---|---|---|---|---|---|---|---|",
+        "| kind | clients | clips/s | x direct | p50 ms | p95 ms | p99 ms | p50 above direct | CPU ms a clip |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    keys = ("kind", "clients", "clips_per_s", "x_direct", "p50_ms", "p95_ms", "p99_ms", "p50_above_direct_ms")
+    keys = (
+        "kind",
+        "clients",
+        "clips_per_s",
+        "x_direct",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "p50_above_direct_ms",
+        "cpu_ms_per_clip",
+    )
     lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in result["rows"]]
+    lines += ["", "| bar | bound | found | held |", "|---|---|---|---|"]
+    lines += [
+        f"| {bar['bar']} | {bar['bound']:g} | {bar['found']:g} | {'yes' if bar['held'] else 'NO'} |" for bar in result["bars"]
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

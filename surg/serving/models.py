@@ -2,7 +2,7 @@
 
 surg_clip     frames, zone -> embedding, action, breach, breach_map       one encoder pass
 surg_encoder  frames -> tokens, levels, pooled
-surg_world    frames -> future, surprise, surprise_map
+surg_world    frames -> future, surprise, surprise_map; with an action-conditioned world model also actions, states -> present
 surg_video    many frames -> surg_clip per window; runs on the server (backend/video)
 
 B clips, T frames, S side, N = t*h*w tokens, D width, A classes, H horizons, L levels, K tubelets ahead, s newest tubelets
@@ -24,8 +24,10 @@ from surg.model.bundle import Bundle
 from surg.model.config import EncoderConfig, FactorizedConfig
 from surg.model.encoder import Encoder
 from surg.model.predictor import Predictor
-from surg.serving.contract import Contract, ModelSpec, TensorSpec
+from surg.model.world import WorldPredictor
+from surg.serving.contract import Conditions, Contract, ModelSpec, TensorSpec
 from surg.serving.graph import GraphEncoder, GraphPredictor
+from surg.serving.graph_world import GraphWorld
 
 
 class ServedConfig(Config):
@@ -108,6 +110,35 @@ class WorldModel(nn.Module):
         return future, error.mean(1, keepdim=True), error.reshape(-1, *shape.map)
 
 
+class ActionWorldModel(nn.Module):
+    """What comes next if this is done. Each step is one frame (a tubelet's last), encoded alone, as in V-JEPA 2-AC.
+
+    Surprise is the predictor's where there is one, for it needs no actions; else the world model's own.
+    """
+
+    output_names = ("future", "surprise", "surprise_map", "present")
+
+    def __init__(self, still: GraphEncoder, world: GraphWorld, plain: WorldModel | None, tubelet: int) -> None:
+        super().__init__()
+        self.still, self.world, self.plain, self.tubelet = still, world, plain, tubelet
+
+    def forward(self, frames: Tensor, actions: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+        dtype, world, (_, h, w) = next(self.parameters()).dtype, self.world, self.still.grid
+        frames = frames.to(dtype)  # before Slice, as in WorldModel
+        _, _, height, width, channels = frames.shape
+        last = frames.view(-1, world.seen, self.tubelet, height, width, channels)[:, :, -1]
+        (tokens,) = self.still(last.reshape(-1, 1, height, width, channels))
+        tokens = nn.functional.layer_norm(tokens, (world.out,)).view(-1, world.seen * world.places, world.out)
+        future, expected = world(tokens, actions.to(dtype), states.to(dtype))
+        newest = tokens.view(-1, world.seen, world.places, world.out)[:, world.seen - world.newest :].float()
+        if self.plain is not None:
+            _, surprise, places = self.plain(frames)
+        else:
+            error = (expected.float() - newest).abs().mean(-1)
+            surprise, places = error.mean((1, 2)).unsqueeze(1), error.view(-1, world.newest, h, w)
+        return future.float(), surprise, places, newest[:, -1]
+
+
 @dataclass(frozen=True)
 class WorldShape:
     levels: tuple[int, ...]
@@ -172,10 +203,13 @@ def prepare(bundle: Bundle, config: ServedConfig, architecture: str = "") -> Ser
     ]
     levels = bundle.encoder.level_blocks if isinstance(bundle.encoder, Encoder) else (0,)
     modules["surg_encoder"] = EncoderModel(encoder, levels)
+    plain = None
     if isinstance(bundle.predictor, Predictor) and isinstance(bundle.encoder, Encoder):
-        modules["surg_world"] = _world(bundle.encoder, bundle.predictor, encoder, spec, grid, config)
-    else:
-        notes.append("no predictor: surg_world is left out")
+        plain = modules["surg_world"] = _world(bundle.encoder, bundle.predictor, encoder, spec, grid, config)
+    if isinstance(bundle.world, WorldPredictor) and isinstance(bundle.encoder, Encoder):
+        modules["surg_world"] = _action_world(bundle.encoder, bundle.world, plain, spec, grid, config)
+    if "surg_world" not in modules:
+        notes.append("no predictor and no world model: surg_world is left out")
     contract = _contract(bundle, spec, config, modules, grid, len(levels), architecture)
     return Served(contract, {name: module.eval().requires_grad_(False) for name, module in modules.items()}, notes)
 
@@ -194,10 +228,8 @@ def _world(
     spec: PreprocessSpec,
     grid: tuple[int, int, int],
     config: ServedConfig,
-) -> nn.Module:
-    newest = min(config.newest_tubelets, grid[0] - 1)
-    if newest < 1:
-        raise ExportError("Surprise needs clips of at least two tubelets: the newest is predicted from the earlier ones.")
+) -> WorldModel:
+    newest = _newest(grid, config)
     earlier_frames = (grid[0] - newest) * encoder.config.tubelet_size
     ahead_grid = (grid[0] + config.horizon_tubelets, grid[1], grid[2])
     shape = WorldShape(
@@ -216,6 +248,26 @@ def _world(
         GraphPredictor(copy.deepcopy(predictor), grid, seen=grid[0] - newest),
         shape,
     )
+
+
+def _action_world(
+    encoder: Encoder,
+    world: WorldPredictor,
+    plain: WorldModel | None,
+    spec: PreprocessSpec,
+    grid: tuple[int, int, int],
+    config: ServedConfig,
+) -> ActionWorldModel:
+    still = GraphEncoder(copy.deepcopy(encoder), 0, spec.size, spec.mean, spec.std, still=True)
+    steps = GraphWorld(copy.deepcopy(world), grid[1:], grid[0], config.horizon_tubelets, _newest(grid, config))
+    return ActionWorldModel(still, steps, plain, encoder.config.tubelet_size)
+
+
+def _newest(grid: tuple[int, int, int], config: ServedConfig) -> int:
+    newest = min(config.newest_tubelets, grid[0] - 1)
+    if newest < 1:
+        raise ExportError("Surprise needs clips of at least two tubelets: the newest is predicted from the earlier ones.")
+    return newest
 
 
 def _contract(
@@ -245,14 +297,22 @@ def _contract(
         "future": ((config.horizon_tubelets, h * w, width), "K hw D"),
         "surprise": ((1,), ""),
         "surprise_map": ((min(config.newest_tubelets, t - 1), h, w), "s h w"),
+        "present": ((h * w, width), "hw D"),
     }
+    acted: tuple[TensorSpec, ...] = ()
+    if isinstance(bundle.world, WorldPredictor) and "surg_world" in modules:
+        steps, numbers = t + config.horizon_tubelets - 1, bundle.world.config
+        acted = tuple(
+            TensorSpec(name=name, dtype="FP32", shape=(steps, count), axes="step numbers")
+            for name, count in (("actions", numbers.action_dim), ("states", numbers.state_dim))
+        )
     models = []
     for name, module in modules.items():
         outputs = tuple(
             TensorSpec(name=out, dtype="FP32", shape=tensors[out][0], axes=tensors[out][1])
             for out in cast(Sequence[str], module.output_names)
         )
-        inputs = (frames, zone) if name == "surg_clip" else (frames,)
+        inputs = {"surg_clip": (frames, zone), "surg_world": (frames, *acted)}.get(name, (frames,))
         models.append(ModelSpec(name=name, inputs=inputs, outputs=outputs, max_batch_size=config.max_batch_size))
     models.append(_video_spec(models[0], spec, zone))
     return Contract(
@@ -263,6 +323,8 @@ def _contract(
         horizons_s=horizons,
         world_horizons=config.horizon_tubelets if "surg_world" in modules else 0,
         world_step_s=encoder.tubelet_size / spec.fps,
+        actions=_conditions(bundle, "actions") if acted else None,
+        states=_conditions(bundle, "states") if acted else None,
         thresholds={key: float(value) for key, value in dict(bundle.meta.get("thresholds") or {}).items()},
         models=tuple(models),
     )
@@ -280,6 +342,12 @@ def _video_spec(clip: ModelSpec, spec: PreprocessSpec, zone: TensorSpec) -> Mode
         kind="python",
         decoupled=True,
     )
+
+
+def _conditions(bundle: Bundle, kind: str) -> Conditions | None:
+    """What the numbers of an action or a state mean, as the training recorded it; None where it did not."""
+    recorded = bundle.meta.get(kind)
+    return Conditions.model_validate(recorded) if recorded is not None else None
 
 
 def _classes(bundle: Bundle) -> tuple[str, ...]:

@@ -15,26 +15,35 @@ from torch import nn
 
 from surg.errors import ExportError
 from surg.serving.contract import ModelSpec, TensorSpec
+from surg.serving.graph import fuse_attention
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "int8"]
 OPSET = 20
+FUSED_DOMAIN = "com.microsoft"
+"""onnxruntime's own operators; its CPU and CUDA providers both have MultiHeadAttention."""
 EMBED_BELOW_BYTES = 1_500_000_000
 """Weights above this go into model.onnx.data: a protobuf file ends at 2 GB."""
 
 
-def export_onnx(module: nn.Module, spec: ModelSpec, path: Path, precision: Precision = "fp32") -> list[Path]:
+def export_onnx(
+    module: nn.Module, spec: ModelSpec, path: Path, precision: Precision = "fp32", *, fused: bool = False
+) -> list[Path]:
     """Write `module` as `path` and return the files written. The name of the weights file is recorded inside the graph:
-    the two must stay together under these names."""
+    the two must stay together under these names.
+
+    fused: attention as onnxruntime's own operator, for graphs that nothing else will read. Not in fp16: its CPU kernel is fp32's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if precision == "int8":
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            export_onnx(module, spec, Path(scratch) / "fp32.onnx", "fp32")
+            export_onnx(module, spec, Path(scratch) / "fp32.onnx", "fp32", fused=fused)
             _quantise(Path(scratch) / "fp32.onnx", path)
         return _files(path)
     if precision == "fp16":
-        module = module.half()
+        module, fused = module.half(), False
+    fuse_attention(module, fused=fused)
     examples = tuple(_example(tensor) for tensor in spec.inputs)
     names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -50,9 +59,10 @@ def export_onnx(module: nn.Module, spec: ModelSpec, path: Path, precision: Preci
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             dynamic_axes={name: {0: "batch"} for name in names},
+            custom_opsets={FUSED_DOMAIN: 1} if fused else None,
         )
         _finish(traced, spec, path)
-    _check(path, spec)
+    _check(path, spec, {FUSED_DOMAIN} if fused else set())
     logger.info("%s: %.1f MB %s", spec.name, sum(file.stat().st_size for file in _files(path)) / 1e6, precision)
     return _files(path)
 
@@ -86,13 +96,14 @@ def _files(path: Path) -> list[Path]:
     return [path, data] if data.exists() else [path]
 
 
-def _check(path: Path, spec: ModelSpec) -> None:
-    """The file must stand on its own: checked by ONNX, only standard operators, a free batch axis, the contract's tensors."""
+def _check(path: Path, spec: ModelSpec, allowed: set[str]) -> None:
+    """The file must stand on its own: checked by ONNX, no operators but standard ones and those of the domains `allowed`, a
+    free batch axis, the contract's tensors."""
     import onnx
 
     onnx.checker.check_model(str(path), full_check=path.stat().st_size < 500_000_000)
     graph = onnx.load(str(path), load_external_data=False)
-    foreign = sorted({node.domain for node in graph.graph.node if node.domain not in ("", "ai.onnx")})
+    foreign = sorted({node.domain for node in graph.graph.node if node.domain not in {"", "ai.onnx", *allowed}})
     if foreign:
         raise ExportError(f"{spec.name} uses operators that only some runtimes know (domains {foreign}).")
     for found, wanted in ((graph.graph.input, spec.inputs), (graph.graph.output, spec.outputs)):

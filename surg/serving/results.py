@@ -64,6 +64,8 @@ class WorldResult:
     surprise_map: Floats
     """(B, s, h, w): the same per newest tubelet and patch."""
     version: int = 0
+    present: Floats | None = None
+    """(B, h*w, D): latents of the newest step seen, in the space of `future`; from action-conditioned models."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Window:
     """(t, h, w) probabilities."""
     embedding: Floats = field(repr=False)
     surprise: float | None = None
+    motion: float | None = None
+    """Mean change between the frames seen, 0..1: what surprise must be compared with, since it rises where much moves."""
     box: tuple[int, int, int, int] | None = None
     """Part of the picture that was seen, in pixels of the video: x0, y0, x1, y1."""
 

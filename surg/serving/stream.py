@@ -31,7 +31,7 @@ SERVER_FRAMES = 256
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """One window, ready to send."""
 
     index: int
@@ -51,6 +51,7 @@ def watch(
     start_s: float = 0.0,
     end_s: float | None = None,
     surprise: bool = False,
+    surprise_every: int = 1,
     on_server: bool = False,
 ) -> Iterator[Window]:
     """See Client.watch."""
@@ -61,19 +62,19 @@ def watch(
         yield from _watch_on_server(client, video, zone, stride_s, start_s, end_s)
         return
 
-    def ask(cut: _Cut) -> Window:
+    def ask(cut: Cut) -> Window:
         found = client.clip(cut.frames, cut.zone)
-        surprised = float(client.world(cut.frames).surprise[0]) if surprise else None
-        return _window(contract, found, cut.index, cut.start_s, cut.end_s, cut.box, surprised)
+        surprised = float(client.world(cut.frames).surprise[0]) if surprise and cut.index % surprise_every == 0 else None
+        return window_of(contract, found, cut.index, cut.start_s, cut.end_s, cut.box, surprised, mean_change(cut.frames))
 
     yield from client.map(ask, cuts(video, contract.preprocess, zone, stride_s, start_s, end_s))
 
 
 def cuts(
     video: Path, spec: PreprocessSpec, zone: Polygon | None, stride_s: float, start_s: float = 0.0, end_s: float | None = None
-) -> Iterator[_Cut]:
+) -> Iterator[Cut]:
     """Windows of a video in order, prepared; holds one window of frames."""
-    substeps, stride = _steps(stride_s, spec.fps)
+    substeps, stride = steps(stride_s, spec.fps)
     span = (spec.num_frames - 1) * substeps + 1
     rate = spec.fps * substeps
     ring: deque[tuple[float, Frames]] = deque(maxlen=span)
@@ -88,22 +89,22 @@ def cuts(
         ring.append((time_s, resize_box(frame[None], box, spec.size)[0]))
         if seen >= span and (seen - span) % stride == 0:
             picked = list(ring)[::substeps]
-            yield _Cut(index, picked[0][0], time_s, np.stack([picture for _, picture in picked]), occupancy, box)
+            yield Cut(index, picked[0][0], time_s, np.stack([picture for _, picture in picked]), occupancy, box)
             index += 1
     if index == 0:
         yield _only(video, spec, zone, start_s, end_s)
 
 
-def _only(video: Path, spec: PreprocessSpec, zone: Polygon | None, start_s: float, end_s: float | None) -> _Cut:
+def _only(video: Path, spec: PreprocessSpec, zone: Polygon | None, start_s: float, end_s: float | None) -> Cut:
     """A video too short for one window gets one, whose first frame stands in for what came before."""
     duration = probe(video).duration_s
     end = duration if end_s is None else min(end_s, duration)
     times = np.maximum(frame_times(end, ClipConfig(num_frames=spec.num_frames, fps=spec.fps)), min(start_s, end))
     prepared = preprocess(read_frames(video, times), spec, zone)
-    return _Cut(0, float(times[0]), end, prepared.frames, prepared.zone, prepared.box)
+    return Cut(0, float(times[0]), end, prepared.frames, prepared.zone, prepared.box)
 
 
-def _steps(stride_s: float, fps: float) -> tuple[int, int]:
+def steps(stride_s: float, fps: float) -> tuple[int, int]:
     """(samples per model frame, samples per stride), so that windows stand exactly `stride_s` apart."""
     for substeps in range(1, SUBSTEPS + 1):
         samples = stride_s * fps * substeps
@@ -118,7 +119,7 @@ def _watch_on_server(
     client: "Client", video: Path, zone: Polygon | None, stride_s: float, start_s: float, end_s: float | None
 ) -> Iterator[Window]:
     contract, spec = client.contract, client.contract.preprocess
-    substeps, stride = _steps(stride_s, spec.fps)
+    substeps, stride = steps(stride_s, spec.fps)
     if substeps != 1:
         raise ConfigError(
             f"The server slides by whole frames: with on_server the stride must be a multiple of {1 / spec.fps:g} s."
@@ -144,7 +145,8 @@ def _watch_on_server(
                 out["breach"][None] if "breach" in out else nothing,
                 out["breach_map"][None] if "breach_map" in out else np.zeros((1, 0, 0, 0), np.float32),
             )
-            yield _window(contract, found, done, times[at], times[at + spec.num_frames - 1], box, None)
+            seen = chunk[at : at + spec.num_frames]
+            yield window_of(contract, found, done, times[at], times[at + spec.num_frames - 1], box, None, mean_change(seen))
             done += 1
         del frames[: count * stride], times[: count * stride]
 
@@ -160,11 +162,25 @@ def _watch_on_server(
         yield from send((len(frames) - spec.num_frames) // stride + 1)
     elif done == 0:
         cut = _only(video, spec, zone, start_s, end_s)
-        yield _window(contract, client.clip(cut.frames, cut.zone), 0, cut.start_s, cut.end_s, cut.box, None)
+        found = client.clip(cut.frames, cut.zone)
+        yield window_of(contract, found, 0, cut.start_s, cut.end_s, cut.box, None, mean_change(cut.frames))
 
 
-def _window(
-    contract: Contract, found: ClipResult, index: int, start_s: float, end_s: float, box: Box | None, surprise: float | None
+def mean_change(frames: Frames) -> float:
+    """Mean absolute difference of neighbouring frames, 0..1, of their green values at half the resolution."""
+    small = frames[:, ::2, ::2, 1].astype(np.int16)
+    return float(np.abs(np.diff(small, axis=0)).mean() / 255) if len(small) > 1 else 0.0
+
+
+def window_of(
+    contract: Contract,
+    found: ClipResult,
+    index: int,
+    start_s: float,
+    end_s: float,
+    box: Box | None,
+    surprise: float | None,
+    motion: float,
 ) -> Window:
     action = softmax(found.action)[0]
     return Window(
@@ -177,5 +193,6 @@ def _window(
         breach_map=found.breach_map_probability[0],
         embedding=found.embedding[0],
         surprise=surprise,
+        motion=motion,
         box=box,
     )

@@ -13,19 +13,22 @@ from surg.model.bundle import save_bundle
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, SterilityHead
 from surg.model.predictor import build_predictor
+from surg.model.world import WorldPredictor
 from surg.serving.client import Client, connect
 from surg.serving.engine import Server, start_server
-from surg.serving.export import Exported, export_repository
+from surg.serving.export import Exported, ExportedFiles, export_files, export_repository
 from surg.serving.models import ServedConfig
 
 CLASSES = ["hold", "cut", "push", "pull", "sweep", "grasp", "twist", "rest"]
 SPEC = PreprocessSpec(size=64, num_frames=8)
 
 
-def make_bundle(path: Path, seed: int = 0, **meta: object) -> Path:
+def make_bundle(
+    path: Path, seed: int = 0, *, world: WorldPredictor | None = None, without: tuple[str, ...] = (), **meta: object
+) -> Path:
     torch.manual_seed(seed)
     width = zoo.encoder_config("nano").embed_dim
-    parts = {
+    parts: dict[str, torch.nn.Module] = {
         "encoder": build_encoder(zoo.encoder_config("nano")),
         "predictor": build_predictor(zoo.predictor_config("nano")),
         "head.action": AttentiveClassifier(width, 2, 2, len(CLASSES)),
@@ -38,7 +41,8 @@ def make_bundle(path: Path, seed: int = 0, **meta: object) -> Path:
         "thresholds": {"breach": 0.3},
         **meta,
     }
-    save_bundle(path, parts, {}, facts)
+    parts |= {"world": world} if world is not None else {}
+    save_bundle(path, {name: part for name, part in parts.items() if name not in without}, {}, facts)
     return path
 
 
@@ -56,6 +60,13 @@ def exported(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported
         make_bundle(bundle.with_name("older.safetensors"), seed=1), repo, served=small, clips=4, through_server=False
     )
     return export_repository(bundle, repo, served=small, clips=10, through_server=False)
+
+
+@pytest.fixture(scope="session")
+def standard(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedFiles:
+    """The same models as files alone: standard operators, for any runtime."""
+    out = tmp_path_factory.mktemp("standard") / "files"
+    return export_files(bundle, out, served=ServedConfig(max_batch_size=4), clips=2)
 
 
 @pytest.fixture(scope="session")

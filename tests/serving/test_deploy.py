@@ -1,5 +1,6 @@
 """What is deployed agrees with what is tested: the entry point really runs, files and flags match."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import yaml
 
 from surg.serving.client import connect
+from surg.serving.engine import Server
 from surg.serving.engines.embedded import BACKENDS, find_environment, process_exists
 from surg.serving.engines.guardian import free_ports
 from tests.serving.toy import toy_repository
@@ -109,6 +112,86 @@ def test_dashboard_alerts_and_autoscaler_name_metrics_that_triton_has(tmp_path: 
     assert used - on_gpu <= offered, used - on_gpu - offered
 
 
+def test_the_demo_image_installs_all_that_the_demo_imports() -> None:
+    """Loaded at start or inside functions; what the named packages need themselves comes along."""
+    text = (ROOT / "Dockerfile").read_text()
+    line = text[text.index("AS demo") :].split("pip install --no-cache-dir -c requirements/lock.txt \\")[1].split("\n")[1]
+    named = [_distribution(word.strip('"')) for word in line.split()]
+    assert "gradio" in named
+    installed, waiting = set(), list(named)
+    while waiting:
+        name = waiting.pop()
+        if name in installed:
+            continue
+        installed.add(name)
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # for another system
+        waiting += [
+            re.split(r"[ \[<>=!~;(]", need)[0].lower() for need in needs if "extra ==" not in need or name == "tritonclient"
+        ]
+    # What is loaded at run time would not do: gradio takes along whatever it finds, IPython for one.
+    loaded: set[str] = set()
+    files = [
+        ROOT / "surg" / name
+        for name in ("cli/demo.py", "serving/client.py", "serving/stream.py", "data/video.py", "data/preprocess.py")
+    ]
+    for path in (*files, *(ROOT / "surg" / "demo").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            loaded |= {name.split(".")[0] for name in names}
+    owners = metadata.packages_distributions()
+    missing = {
+        module: owners[module]
+        for module in loaded - {"surg"}
+        if module in owners and not {_distribution(owner) for owner in owners[module]} & installed
+    }
+    assert "gradio" in loaded
+    assert not {"torch", "timm"} & loaded
+    assert not missing, missing
+
+
+def _distribution(requirement: str) -> str:
+    """Normalised name of a requirement such as `tritonclient[grpc,http]>=2`."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[ \[<>=!~;(]", requirement)[0]).lower()
+
+
+@pytest.mark.triton
+def test_the_demos_entry_point_and_health_check_run_as_plain_processes(server: Server, tmp_path: Path) -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["demo"]
+    demo_stage = (ROOT / "Dockerfile").read_text().split(" AS demo")[1].split(" AS train")[0]
+    entry = json.loads(re.findall(r"^ENTRYPOINT (.+)$", demo_stage, re.MULTILINE)[0])
+    health = json.loads(re.findall(r"CMD (\[.+\])$", demo_stage, re.MULTILINE)[0])
+    assert entry == ["surg", "demo"]
+    (port,) = free_ports([0])
+    change = {"triton:8001": server.grpc_url, "7860": str(port), "0.0.0.0": "127.0.0.1"}
+    command = [sys.executable, "-m", *entry, *(change.get(word, word) for word in compose["command"])]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "MPLCONFIGDIR": str(tmp_path),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    with (tmp_path / "log").open("w") as log:
+        demo = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        check = [sys.executable, "-c", health[2].replace("7860", str(port))]
+        deadline = time.monotonic() + 120
+        while (
+            (rc := subprocess.run(check, capture_output=True).returncode)
+            and time.monotonic() < deadline
+            and demo.poll() is None
+        ):
+            time.sleep(0.3)
+        assert rc == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        demo.terminate()
+        demo.wait(30)
+
+
 def test_hadolint_and_the_compose_schema_pass() -> None:
     bin_folder = Path(shutil.which("hadolint") or Path(sys.executable).with_name("hadolint"))
     done = subprocess.run([bin_folder, ROOT / "Dockerfile"], capture_output=True, text=True)
@@ -117,16 +200,6 @@ def test_hadolint_and_the_compose_schema_pass() -> None:
     files = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
     done = subprocess.run([check, "--builtin-schema", "vendor.compose-spec", *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def test_helm_values_and_templates_agree() -> None:
-    values = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())
-    for template in (DEPLOY / "helm" / "templates").glob("*.yaml"):
-        for path in re.findall(r"\.Values\.([\w.]+)", template.read_text()):
-            node = values
-            for part in path.split("."):
-                assert part in node, f"{template.name} reads .Values.{path}"
-                node = node[part]
 
 
 def test_no_docker_engine_says_what_works_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

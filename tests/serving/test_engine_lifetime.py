@@ -15,7 +15,7 @@ import pytest
 from surg.errors import ServerError
 from surg.serving import shm
 from surg.serving.client import connect
-from surg.serving.engine import start_server
+from surg.serving.engine import Server, start_server
 from surg.serving.engines import embedded
 from surg.serving.engines.guardian import SHM, children, shm_namespace
 from tests.serving.toy import toy_repository
@@ -214,3 +214,9 @@ def _free() -> int:
     from surg.serving.engines.guardian import free_ports
 
     return free_ports([0])[0]
+
+
+@pytest.mark.triton
+def test_the_server_is_told_to_send_no_events(server: Server) -> None:
+    environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+    assert b"ORT_DISABLE_TELEMETRY=1" in environment

@@ -6,17 +6,28 @@ from pathlib import Path
 import pytest
 
 from surg.errors import ExportError, ServerError
+from surg.model.bundle import load_bundle
 from surg.serving import repository, tensorrt
-from surg.serving.export import Exported
+from surg.serving.export import Exported, ExportedFiles
+from surg.serving.models import ServedConfig, prepare
+from surg.serving.onnx import export_onnx
+from tests.serving.test_world import world_bundle
 
 trt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu12 is made for Linux x86_64")
 
 
 @pytest.mark.parametrize("model", ["surg_clip", "surg_encoder", "surg_world"])
-def test_tensorrt_takes_every_exported_graph(exported: Exported, model: str) -> None:
-    spec = exported.contract.model(model)
-    plan = tensorrt.build_plan(exported.repo / model / "2" / "model.onnx", spec, trt_rtx, compute_capability="SM89")
+def test_tensorrt_takes_every_exported_graph(standard: ExportedFiles, model: str) -> None:
+    path = next(path for path in standard.paths if path.parent.name == model)
+    plan = tensorrt.build_plan(path, standard.contract.model(model), trt_rtx, compute_capability="SM89")
     assert len(plan) > 100_000
+
+
+def test_tensorrt_takes_an_action_conditioned_world(tmp_path: Path) -> None:
+    ready = prepare(load_bundle(world_bundle(tmp_path / "bundle.safetensors")), ServedConfig(max_batch_size=2))
+    spec = ready.contract.model("surg_world")
+    export_onnx(ready.modules["surg_world"], spec, tmp_path / "model.onnx")
+    assert len(tensorrt.build_plan(tmp_path / "model.onnx", spec, trt_rtx, compute_capability="SM89")) > 100_000
 
 
 def test_the_parsers_own_words_reach_the_user(exported: Exported, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from surg.serving import inference
 from surg.serving.client import Client
 from surg.serving.engine import Server
 from surg.serving.export import Exported
-from surg.serving.stream import cuts
+from surg.serving.stream import cuts, mean_change
 from tests.serving.conftest import SPEC
 
 ZONE = [[0.2, 0.2], [0.7, 0.2], [0.7, 0.8], [0.2, 0.8]]
@@ -48,6 +48,15 @@ def test_windows_are_those_of_the_data_package(video: Path) -> None:
     assert cut.box == expected.box
 
 
+def test_motion_is_how_much_neighbouring_frames_differ() -> None:
+    still = np.full((4, 8, 8, 3), 100, np.uint8)
+    assert mean_change(still) == 0
+    assert mean_change(still[:1]) == 0
+    blink = still.copy()
+    blink[1::2] += 51
+    assert mean_change(blink) == pytest.approx(0.2)
+
+
 def test_a_stride_below_the_frame_interval_is_kept(video: Path) -> None:
     ends = [cut.end_s for cut in cuts(video, SPEC, None, 0.1)]
     np.testing.assert_allclose(np.diff(ends), 0.1, atol=1e-6)
@@ -73,6 +82,7 @@ def test_the_server_slides_as_the_client_does(client: Client, video: Path) -> No
     for a, b in zip(here, there):
         np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-6)
         assert a.action == b.action
+        assert a.motion == b.motion > 0
         assert a.breach == pytest.approx(b.breach, abs=1e-6)
 
 
@@ -84,12 +94,17 @@ def test_part_of_a_video_can_be_watched_with_surprise(local: Client, video: Path
     assert set(found[0].action_probability) == set(local.contract.classes)
 
 
+def test_every_second_window_can_do_without_surprise(local: Client, video: Path) -> None:
+    found = list(local.watch(video, surprise=True, surprise_every=2))
+    assert [window.surprise is not None for window in found[:4]] == [True, False, True, False]
+
+
 def test_events_join_windows_above_the_threshold(local: Client, video: Path) -> None:
     found = list(local.watch(video))
-    everything = list(inference.events(found, 0.0, 1.0))
+    everything = list(inference.events(found, lambda _: 0.0, 1.0))
     assert [event.kind for event in everything] == ["breach", "breach in 1 s", "breach in 2 s", "breach in 5 s"]
     assert (everything[0].start_s, everything[0].end_s) == (found[0].end_s, pytest.approx(found[-1].end_s + 1))
-    assert list(inference.events(found, 1.1, 1.0)) == []
+    assert list(inference.events(found, lambda _: 1.1, 1.0)) == []
 
 
 def test_a_folder_is_followed_until_files_stop_growing(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Before the import: onnxruntime sends events to its maker unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
