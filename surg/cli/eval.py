@@ -23,6 +23,17 @@ class BackendChoice(StrEnum):
     tensorrt = "tensorrt"
 
 
+class ProjectionChoice(StrEnum):
+    auto = "auto"
+    umap = "umap"
+    pca = "pca"
+
+
+class ProtocolChoice(StrEnum):
+    small = "small"
+    full = "full"
+
+
 Checkpoint = Annotated[Path | None, typer.Option(help="Run folder or .safetensors; exported and served for the purpose.")]
 Server = Annotated[str | None, typer.Option(help="Address of a running server: HOST:8001, or http://HOST:8000.")]
 Repository = Annotated[Path | None, typer.Option(help="Repository made by surg export.")]
@@ -77,6 +88,9 @@ def classify(
 def sterility(
     data: Data,
     out: Out = Path("runs/sterility"),
+    takes: Annotated[
+        Path | None, typer.Option(help="A further manifest, of long takes: events and false alarms are judged on those.")
+    ] = None,
     checkpoint: Checkpoint = None,
     server: Server = None,
     repository: Repository = None,
@@ -93,7 +107,8 @@ def sterility(
 
     config = load_config(SterilityConfig, {}, overrides=set_ or [])
     with _open(backend, server, checkpoint, repository) as opened:
-        result = judge_sterility(opened, Manifest.read(data), out, config, resume=resume)
+        long = Manifest.read(takes) if takes else None
+        result = judge_sterility(opened, Manifest.read(data), out, config, takes=long, resume=resume)
         result.evidence |= opened.finish()
     _finish([result], out, json_, config.seed)
 
@@ -144,6 +159,23 @@ def retrieval(
 
 
 @app.command()
+def phases(
+    table: Annotated[
+        Path,
+        typer.Argument(help="Table of video, time_s, truth, predicted (CSV or Parquet), or features: surg embed --stride-s 1"),
+    ],
+    out: Out = Path("runs/phases"),
+    set_: Settings = None,
+    json_: Json = False,
+) -> None:
+    """Phases of whole operations, per video: strict and relaxed, each F1 by name, edit score, F1@{10,25,50}."""
+    from surg.config import load_config
+    from surg.eval.phases import PhasesConfig, evaluate
+
+    _finish([evaluate(table, load_config(PhasesConfig, {}, overrides=set_ or []), out)], out, json_, 0)
+
+
+@app.command()
 def parity(
     data: Data,
     out: Out = Path("runs/parity"),
@@ -178,25 +210,56 @@ def everything(
     checkpoint: Checkpoint = None,
     server: Server = None,
     tissue: Annotated[Path | None, typer.Option(help="Manifest with action labels; simulated when left out.")] = None,
-    room: Annotated[Path | None, typer.Option(help="Manifest with breach labels; simulated when left out.")] = None,
+    shifted: Annotated[Path | None, typer.Option(help="More of them, of an appearance that train has not.")] = None,
+    room: Annotated[
+        Path | None, typer.Option("--room", "--data", help="Manifest with breach labels; simulated when left out.")
+    ] = None,
+    takes: Annotated[Path | None, typer.Option(help="Long videos with breach labels.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="Stored numbers; exit 1 when one got worse.")] = None,
-    clips: Annotated[int, typer.Option(min=24, help="Clips simulated of each kind where no manifest is given.")] = 96,
+    protocol: Annotated[
+        ProtocolChoice, typer.Option(help="small: minutes on two cores; full: hours, the numbers to quote.")
+    ] = ProtocolChoice.small,
     backend: BackendOption = BackendChoice.triton,
-    quick: Annotated[bool, typer.Option("--quick/--full", help="A short probe, or the whole sweep.")] = True,
     json_: Json = False,
 ) -> None:
-    """Everything at once through one server, one report: what `make eval` runs."""
-    from surg.eval.suite import SuiteConfig, run_suite
+    """Everything at once through one server, one report: what `make eval` runs. Of surg-tiny when no model is named."""
+    from surg.eval.suite import PROTOCOLS, Data, run_suite
+    from surg.model.saved import SHIPPED
 
-    config = SuiteConfig(clips=clips, quick=quick)
+    if checkpoint is None and server is None:
+        checkpoint = Path(SHIPPED)
+    data = Data(tissue, shifted, room, takes)
     with _open(backend, server, checkpoint, None) as opened:
-        results = run_suite(opened, out, config, tissue=tissue, room=room)
+        results = run_suite(opened, out, PROTOCOLS[protocol.value], data, checkpoint=checkpoint)
         proof = opened.finish()
     for result in results:
         result.evidence |= proof
-    _finish(results, out, json_, config.seed)
+    _finish(results, out, json_, 0)
+    if checkpoint is not None:
+        _write_card(checkpoint, results, out / "card.md")
     if baseline:
         _check(results, baseline)
+
+
+@app.command()
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder or .safetensors.")],
+    results: Annotated[list[Path] | None, typer.Option(help="Folders of evaluations, such as that of surg eval all.")] = None,
+    out: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("card.md"),
+) -> None:
+    """The model card that goes with an export: data, seeds, fingerprints, numbers with intervals, failures, limits."""
+    from surg.eval.results import Result
+
+    found = [Result.read(path) for folder in results or [] for path in sorted(folder.glob("**/result.json"))]
+    _write_card(checkpoint, found, out)
+
+
+def _write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
+    from surg.eval.card import model_card
+    from surg.runs import write_text
+
+    write_text(out, model_card(checkpoint, results))
+    typer.echo(f"Wrote {out}\nNext: read it, and put it beside the model: surg export {checkpoint} --out repo", err=True)
 
 
 @app.command()
@@ -211,22 +274,38 @@ def compare(
     _finish([compare_runs(runs, out)], out, json_, 0)
 
 
+@app.command("probe-plot")
+def probe_plot(
+    paths: Annotated[list[Path], typer.Argument(help="Run folders of surg train or surg eval, tables of surg embed.")],
+    out: Out = Path("runs/probe-plot"),
+    label: Annotated[str, typer.Option(help="Label that colours the features.")] = "action",
+    method: Annotated[ProjectionChoice, typer.Option(help="How features come into a plane.")] = ProjectionChoice.auto,
+    json_: Json = False,
+) -> None:
+    """Pictures of runs side by side: drift per block, trajectory over training, arms compared, features in a plane."""
+    from surg.eval.probe_plot import draw
+
+    _finish([draw(paths, out, label, method.value)], out, json_, 0)
+
+
 @app.command()
 def check(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations.")],
     baseline: Annotated[Path | None, typer.Option(help="Stored numbers to hold them against.")] = None,
     write: Annotated[Path | None, typer.Option(help="Store these runs' numbers as the baseline instead.")] = None,
     tolerance: Annotated[float, typer.Option(help="How much worse a number may be, for --write.")] = 0.03,
-    only: Annotated[list[str] | None, typer.Option(help="Store only metrics whose name holds this word.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Store metrics whose name holds this word; the leading ones when left out.")
+    ] = None,
 ) -> None:
     """Exit 1 when a number got worse than the stored baseline."""
     from surg.errors import ConfigError
-    from surg.eval.regression import write_baseline
+    from surg.eval.regression import HEADLINE, write_baseline
     from surg.eval.results import Result
 
     results = [Result.read(path) for run in runs for path in sorted(run.glob("**/result.json"))]
     if write:
-        count = write_baseline(results, write, tolerance, only or [])
+        count = len(write_baseline(results, write, tolerance, only or HEADLINE))
         typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {write}")
         return
     if baseline is None:
@@ -244,7 +323,9 @@ def _check(results: "list[Result]", baseline: Path) -> None:
     worse = [verdict for verdict in verdicts if not verdict.ok]
     if worse:
         raise CheckFailed(
-            f"{len(worse)} of {len(verdicts)} numbers got worse than {baseline}: {', '.join(verdict.name for verdict in worse)}"
+            f"{len(worse)} of {len(verdicts)} numbers are worse than {baseline} allows, or missing:\n"
+            + "\n".join(f"  {verdict}" for verdict in worse)
+            + f"\nIf that is meant to be, store the new ones: surg eval check RUN --write {baseline}"
         )
 
 

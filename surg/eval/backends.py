@@ -37,6 +37,8 @@ class Backend:
     client: Client
     description: dict[str, Any] = field(default_factory=dict)
     proof: "Proof | None" = None
+    repository: Path | None = None
+    """What the server or onnxruntime serves, where it is on this machine."""
 
     @property
     def spec(self) -> PreprocessSpec:
@@ -48,8 +50,10 @@ class Backend:
     def embed(self, frames: Array) -> EncoderResult:
         return cast(EncoderResult, self._counted("surg_encoder", frames, lambda: self.client.embed(frames)))
 
-    def world(self, frames: Array) -> WorldResult:
-        return cast(WorldResult, self._counted("surg_world", frames, lambda: self.client.world(frames)))
+    def world(self, frames: Array, *, actions: Array | None = None, states: Array | None = None) -> WorldResult:
+        return cast(
+            WorldResult, self._counted("surg_world", frames, lambda: self.client.world(frames, actions=actions, states=states))
+        )
 
     def _counted(self, model: str, frames: Array, call: Callable[[], Any]) -> Any:
         result = call()
@@ -90,7 +94,7 @@ def open_backend(
         if name == "onnx":
             repository = repository or stack.enter_context(exported(checkpoint))
             client = stack.enter_context(connect(f"local:{repository}", max_in_flight=1, timeout_s=timeout_s))
-            yield _described(Backend("onnx", client))
+            yield _described(Backend("onnx", client, repository=repository))
             return
         if server is None:
             from surg.serving.engine import start_server
@@ -100,7 +104,7 @@ def open_backend(
             server = running.grpc_url
             logger.info("started an embedded server on %s", repository)
         client = stack.enter_context(connect(server, max_in_flight=in_flight, timeout_s=timeout_s))
-        backend = _described(Backend(name, client))
+        backend = _described(Backend(name, client, repository=repository))
         backend.proof = Proof(server, [spec.name for spec in client.contract.models])
         backend.description["server"] = backend.proof.version
         if name == "tensorrt" and not backend.proof.runs_tensorrt():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from surg.errors import DataError
 from surg.eval import plots
-from surg.eval.results import Metric, Result, Table
+from surg.eval.results import Result, Table
 from surg.metrics.comparison import compare_paired, holm
 
 
@@ -45,15 +45,6 @@ def compare(runs: Sequence[Path], folder: Path) -> Result:
         out.plots.append(plots.bars(bars, folder / "plots", f"compare_{index}", name, xlabel=name.rsplit("/", 1)[-1]))
     out.headline = f"{len(runs)} runs, {len(names)} metrics."
     return out
-
-
-def trajectory(points: Sequence[tuple[float, Metric]], folder: Path, title: str, xlabel: str = "step") -> Result:
-    """A metric over training: one point a checkpoint."""
-    x, y = np.array([step for step, _ in points]), np.array([metric.value for _, metric in points])
-    result = Result("trajectory", title)
-    result.plots.append(plots.curves({title: (x, y)}, folder / "plots", "trajectory", title, xlabel, title))
-    result.tables.append(Table(title, [xlabel, "value"], [[f"{step:g}", str(metric)] for step, metric in points]))
-    return result
 
 
 def name_of(run: Path) -> str:

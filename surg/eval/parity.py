@@ -14,7 +14,7 @@ from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
 from surg.data.video import read_frames
 from surg.errors import DataError
-from surg.eval.backends import BackendName, open_backend
+from surg.eval.backends import Backend, BackendName, open_backend
 from surg.eval.features import FeatureConfig, window_ends, window_times
 from surg.eval.results import Metric, Result, Table
 
@@ -36,8 +36,9 @@ def compare(
     repository: Path | None,
     server: str | None,
     clips: int = 16,
+    opened: Backend | None = None,
 ) -> Result:
-    """Hold every backend against the first on the same clips."""
+    """Hold every backend against the first on the same clips. `opened` stands for the backend of its name."""
     chosen = [clip for _, clip in zip(range(clips), manifest.clips())]
     if not chosen:
         raise DataError("The manifest is empty; parity needs real clips.")
@@ -48,16 +49,22 @@ def compare(
 
             repository = stack.enter_context(exported(checkpoint))
         for name in backends:
-            found[name] = ask(name, chosen, checkpoint, repository, server)
+            found[name] = ask(name, chosen, checkpoint, repository, server, opened if opened and opened.name == name else None)
     return report(found, len(chosen))
 
 
 def ask(
-    name: BackendName, clips: Sequence[Clip], checkpoint: Path | None, repository: Path | None, server: str | None
+    name: BackendName,
+    clips: Sequence[Clip],
+    checkpoint: Path | None,
+    repository: Path | None,
+    server: str | None,
+    opened: Backend | None = None,
 ) -> Answers:
     outputs: dict[str, list[Array]] = {}
     took = []
-    with open_backend(name, server=server, checkpoint=checkpoint, repository=repository) as backend:
+    with ExitStack() as stack:
+        backend = opened or stack.enter_context(open_backend(name, server=server, checkpoint=checkpoint, repository=repository))
         for number, clip in enumerate([clips[0], *clips]):
             prepared = _prepare(clip, backend.spec)
             begun = time.perf_counter()

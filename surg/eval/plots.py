@@ -3,15 +3,17 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from surg.errors import ConfigError
 from surg.eval.results import Metric, Plot
 from surg.runs import atomic_file
 
 Array = npt.NDArray[Any]
+Projection = Literal["auto", "umap", "pca"]
 
 # Okabe & Ito's colours, in an order of falling lightness steps, with markers and hatches beside them.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#000000")
@@ -132,6 +134,27 @@ def curves(
     return save(figure, folder, stem, title)
 
 
+def blocks(
+    lines: Mapping[str, Sequence[float]], names: Sequence[str], folder: Path, stem: str, title: str, ylabel: str
+) -> Plot:
+    """A value for each part of a network, in order; a line each run or step, later ones darker."""
+    figure, axes = _figure(max(5.0, 0.42 * len(names) + 2.2), 3.4)
+    for index, (name, values) in enumerate(lines.items()):
+        shade = f"{0.65 * (1 - (index + 1) / len(lines)):.2f}"
+        axes.plot(
+            range(len(values)), values, label=name, color=shade, marker=MARKERS[index % 8], ms=4.5, lw=1.3,
+            ls=("-", "--", "-.", ":")[index % 4], markerfacecolor="white" if index % 2 else shade,
+        )  # fmt: skip
+    turned = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, fontsize=8, **turned)
+    axes.set_xlabel("block")
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25, axis="y")
+    axes.legend(fontsize=8, frameon=False)
+    return save(figure, folder, stem, title)
+
+
 def reliability(lines: Mapping[str, Sequence[tuple[float, float, int]]], folder: Path, stem: str, title: str) -> Plot:
     """Points (claimed, held, count) of each model against the diagonal."""
     figure, axes = _figure(4.6, 4.2)
@@ -244,16 +267,20 @@ def frames_strip(pictures: Sequence[tuple[str, Array]], folder: Path, stem: str,
     return save(figure, folder, stem, title, caption)
 
 
-def project(vectors: Array, seed: int = 0) -> tuple[Array, str]:
-    """Two dimensions of (N, D): UMAP when it is installed, else PCA. Returns the points and the method's name."""
-    try:
-        from umap import UMAP  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        from sklearn.decomposition import PCA
+def project(vectors: Array, seed: int = 0, method: Projection = "auto") -> tuple[Array, str]:
+    """Two dimensions of (N, D). `auto`: UMAP when it is installed, else PCA. Returns the points and the method's name."""
+    if method != "pca" and len(vectors) > 2:
+        try:
+            from umap import UMAP  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            if method == "umap":
+                raise ConfigError("UMAP is not installed (pip install umap-learn); --method pca needs nothing more.") from None
+        else:
+            return np.asarray(UMAP(random_state=seed, n_jobs=1).fit_transform(vectors)), "UMAP"
+    from sklearn.decomposition import PCA
 
-        if len(vectors) < 2:
-            return np.zeros((len(vectors), 2)), "PCA"
-        model = PCA(n_components=min(2, vectors.shape[1]), random_state=seed)
-        points = model.fit_transform(vectors)
-        return points, f"PCA, {model.explained_variance_ratio_.sum():.0%} of the variance"
-    return np.asarray(UMAP(random_state=seed).fit_transform(vectors)), "UMAP"
+    if len(vectors) < 2:
+        return np.zeros((len(vectors), 2)), "PCA"
+    model = PCA(n_components=min(2, vectors.shape[1]), random_state=seed)
+    points = model.fit_transform(vectors)
+    return points, f"PCA, {model.explained_variance_ratio_.sum():.0%} of the variance"

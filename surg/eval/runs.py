@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from surg.data.manifest import Manifest
-from surg.errors import DataError
+from surg.data.timeline import Timeline, timeline_path
 from surg.eval import world_model
 from surg.eval.backends import Backend, BackendName
 from surg.eval.features import FeatureConfig, embed_manifest
@@ -38,22 +38,33 @@ def judge_probe(
         ),
         "Single-frame, shuffled-frame and random-weight baselines are read by the same probe with the setting that the first arm chose on val.",
     ]
-    return summarise_probe(outcome, config, [arm.name for arm in arms], folder, protocol, kind)
+    result = summarise_probe(outcome, config, [arm.name for arm in arms], folder, protocol, kind)
+    result.evidence["sources"] = _sources(data, *tests.values())
+    return result
 
 
 def judge_sterility(
-    backend: Backend, manifest: Manifest, folder: Path, config: SterilityConfig, *, resume: bool = True
+    backend: Backend,
+    manifest: Manifest,
+    folder: Path,
+    config: SterilityConfig,
+    *,
+    takes: Manifest | None = None,
+    resume: bool = True,
 ) -> Result:
+    """`manifest` may hold clips, long takes or both; `takes` adds a manifest of long takes."""
     contract = backend.client.contract
-    if any(take.zone is None for take in _zones(manifest)):
-        zones = "Takes without a zone are seen whole."
-    else:
-        zones = "Every take is cropped around its zone."
-    sets = score_sets(backend, manifest, folder, config, resume=resume)
+    manifests = [manifest, *([takes] if takes else [])]
+    zones = (
+        "Takes without a zone are seen whole."
+        if any(map(_lacks_zones, manifests))
+        else "Every take is cropped around its zone."
+    )
+    sets = score_sets(backend, manifests, folder, config, resume=resume)
     test = sets["test"]
     protocol = [
         (
-            f"{len(test)} test takes of {len({take.truth.case for take in test})} cases, {sum(take.truth.seconds for take in test) / 60:.1f} minutes, "
+            f"{len(test)} test videos of {len({take.truth.case for take in test})} cases, {sum(take.truth.seconds for take in test) / 60:.1f} minutes, "
             f"{sum(len(take.truth.events) for take in test)} breaches; a window every {config.watch.stride_s:g} s. {zones}"
         ),
         (
@@ -63,8 +74,19 @@ def judge_sterility(
         "The prediction for time t uses frames up to t. The truth for a horizon h is a breach at some moment from t to t + h.",
     ]
     stored = tuple(contract.threshold(horizon) for horizon in contract.horizons_s) if contract.thresholds else None
-    result = summarise_sterility(sets, contract.horizons_s, stored, config, folder, protocol)
-    result.evidence["data_fingerprint"] = manifest.fingerprint
+    result = summarise_sterility(
+        sets,
+        contract.horizons_s,
+        stored,
+        config,
+        folder,
+        protocol,
+        timelines=[Timeline(path) for path in (timeline_path(found.path) for found in manifests) if path.is_file()],
+        classes=contract.classes,
+    )
+    result.evidence |= {"data_fingerprint": manifest.fingerprint, "sources": _sources(*manifests)}
+    if takes:
+        result.evidence["takes_fingerprint"] = takes.fingerprint
     return result
 
 
@@ -81,17 +103,20 @@ def judge_world(backend: Backend, manifest: Manifest, folder: Path, config: worl
         ),
         "Truth is the same encoder on the clip that ends where the horizon ends, layer-normed as in training.",
     ]
-    result.evidence["data_fingerprint"] = manifest.fingerprint
+    result.evidence |= {"data_fingerprint": manifest.fingerprint, "sources": _sources(manifest)}
     return result
 
 
 def judge_retrieval(backend: Backend, manifest: Manifest, folder: Path, config: RetrievalConfig) -> Result:
     features = embed_manifest(backend, manifest, folder / "features" / "pooled.parquet", FeatureConfig())
-    return evaluate(features, config, folder)
+    result = evaluate(features, config, folder)
+    result.evidence["sources"] = _sources(manifest)
+    return result
 
 
-def _zones(manifest: Manifest) -> Manifest:
-    chosen = manifest.select(where=lambda clip: "breach" in clip.labels)
-    if not len(chosen):
-        raise DataError(f"No clip of {manifest.path} carries the label `breach` (0 or 1); sterility cannot be judged on it.")
-    return chosen
+def _lacks_zones(manifest: Manifest) -> bool:
+    return any(clip.zone is None for clip in manifest.clips() if "breach" in clip.labels)
+
+
+def _sources(*manifests: Manifest) -> list[str]:
+    return sorted({clip.source for manifest in manifests for clip in manifest.clips()})

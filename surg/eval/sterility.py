@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.adapters.mmor_rule import OUR_SETS, BreachSets
 from surg.data.manifest import Manifest
 from surg.errors import DataError
 from surg.eval.backends import Backend
@@ -25,6 +26,8 @@ from surg.metrics.detection import score_takes as match_takes
 Floats = npt.NDArray[np.float64]
 Area = Callable[[Floats, Floats], float]
 SLACK = 1e-3
+RATES = (1.0, 5.0)
+"""False alarms an hour at which recall is told."""
 
 
 class SterilityConfig(Config):
@@ -46,6 +49,12 @@ class SterilityConfig(Config):
     """Bootstrap repeats for areas under curves."""
     seed: int = 0
     """Of the bootstrap."""
+    long_s: float = Field(60.0, ge=0)
+    """Windows, events and false alarms are judged on takes at least so long where there are any; else on all takes."""
+    near_misses: tuple[str, ...] = ("near_miss",)
+    """Values of the label `event` that count as near misses in the balanced average precision over clips."""
+    graph_rule: BreachSets = OUR_SETS
+    """Names of MM-OR's rule over scene graphs (predicates, sterile, unsterile), for the baseline beside its official score."""
 
     @property
     def tolerance(self) -> Tolerance:
@@ -70,14 +79,13 @@ class Verdict:
     per_take: tuple[Matches, ...]
     curve: tuple[CurvePoint, ...]
     ece: float
-
-    def recall_at(self, rate: float) -> CurvePoint | None:
-        return recall_at(self.curve, rate)
+    at: dict[float, tuple[Matches, ...]]
+    """Per take at the threshold of best recall with at most so many false alarms an hour, read off these takes' own curve."""
 
 
 def score_sets(
     backend: Backend,
-    manifest: Manifest,
+    manifests: Sequence[Manifest],
     folder: Path,
     config: SterilityConfig,
     *,
@@ -85,7 +93,9 @@ def score_sets(
     splits: Sequence[str] = ("val", "test"),
 ) -> dict[str, list[Scored]]:
     """Scores of every split's takes; rows without a split count as test."""
-    takes = read_takes(manifest, config.watch)
+    takes = [take for manifest in manifests for take in read_takes(manifest, config.watch)]
+    if len({take.key for take in takes}) < len(takes):
+        raise DataError("Two manifests hold the same take; give each take once.")
     found = {}
     for split in splits:
         chosen = [take for take in takes if take.split == split or (split == "test" and not take.split)]
@@ -107,11 +117,17 @@ def judge(
     tolerance = Tolerance(config.before_s + horizon_s, config.after_s)
     matches = match_takes(takes, config.rule(threshold), tolerance)
     curve = event_curve(takes, config.rule(0.5), tolerance, points=120)
+    at = {}
+    for rate in RATES:
+        point = recall_at(curve, rate)
+        # No threshold of the curve is quiet enough: one above all scores is, and finds nothing.
+        quiet = point.threshold if point else float("inf")
+        at[rate] = tuple(match_takes(takes, config.rule(quiet), tolerance))
     probability = (s >= 0).all() and (s <= 1).all()
     return Verdict(
         name, horizon_s, len(y), float(y.mean()) if len(y) else float("nan"),
         area(average_precision, y, s, cases, config), area(roc_area, y, s, cases, config),
-        threshold, pool(matches), tuple(matches), tuple(curve), expected_calibration_error(s, y) if probability and len(y) else float("nan"),
+        threshold, pool(matches), tuple(matches), tuple(curve), expected_calibration_error(s, y) if probability and len(y) else float("nan"), at,
     )  # fmt: skip
 
 
@@ -133,11 +149,23 @@ def baseline_scores(takes: list[Scored]) -> dict[str, list[Floats]]:
     return found
 
 
-def clip_scores(takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str_], npt.NDArray[np.str_]]:
-    """One decision a clip of the manifest, whether any breach lies in it: the highest score within.  Returns truth, score, case, event name, (N,) each."""
+def long_ones(takes: list[Scored], config: SterilityConfig) -> list[Scored]:
+    """What events are judged on: takes of at least `long_s`, or all when none is so long."""
+    return [take for take in takes if take.truth.seconds >= config.long_s] or takes
+
+
+def clip_scores(
+    takes: list[Scored], longest_s: float = np.inf
+) -> tuple[Floats, Floats, npt.NDArray[np.str_], npt.NDArray[np.str_]]:
+    """One decision a clip of the manifest, whether any breach lies in it: the highest score within.
+
+    Rows longer than `longest_s` are takes, not clips, and left out.  Returns truth, score, case, event name, (N,) each.
+    """
     rows = []
     for take in takes:
         for clip in take.truth.rows:
+            if clip.end_s - clip.start_s >= longest_s:
+                continue
             inside = (take.times_s >= clip.start_s - SLACK) & (take.times_s <= clip.end_s + SLACK)
             if inside.any():
                 rows.append(
@@ -156,6 +184,15 @@ def clip_scores(takes: list[Scored]) -> tuple[Floats, Floats, npt.NDArray[np.str
     return np.array(truth), np.array(score), np.array(case, np.str_), np.array(event, np.str_)
 
 
+def composition(y: Floats, events: npt.NDArray[np.str_], near_misses: Sequence[str]) -> Floats | None:
+    """Weights that make the clips half breaches, a quarter near misses and a quarter other clips; None when one kind is missing."""
+    near = (y == 0) & np.isin(events, list(near_misses))
+    groups = ((y == 1, 0.5), (near, 0.25), ((y == 0) & ~near, 0.25))
+    if not all(group.any() for group, _ in groups):
+        return None
+    return np.asarray(sum(share * group / group.sum() for group, share in groups), np.float64)
+
+
 def area(function: Area, y: Floats, s: Floats, cases: npt.NDArray[np.str_], config: SterilityConfig) -> Metric:
     """An area under a curve with its interval over cases."""
     if len(set(y.tolist())) < 2:
@@ -165,15 +202,20 @@ def area(function: Area, y: Floats, s: Floats, cases: npt.NDArray[np.str_], conf
     return Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
 
 
-def average_precision(y: Floats, s: Floats) -> float:
-    """Area under precision over recall as a step function; equal scores count together, as in scikit-learn. NaN without positives."""
-    total = y.sum()
+def average_precision(y: Floats, s: Floats, weights: Floats | None = None) -> float:
+    """Area under precision over recall as a step function; equal scores count together, as in scikit-learn. NaN without positives.
+
+    weights: how much each row counts, (N,).
+    """
+    w = np.ones(len(y)) if weights is None else weights
+    total = (w * y).sum()
     if not total:
         return float("nan")
     order = np.argsort(-s, kind="stable")
-    hits, ends = np.cumsum(y[order]), np.append(np.flatnonzero(np.diff(s[order])), len(y) - 1)
+    hits, seen = np.cumsum((w * y)[order]), np.cumsum(w[order])
+    ends = np.append(np.flatnonzero(np.diff(s[order])), len(y) - 1)
     found = hits[ends]
-    return float(np.sum(np.diff(found, prepend=0.0) * found / (ends + 1)) / total)
+    return float(np.sum(np.diff(found, prepend=0.0) * found / seen[ends]) / total)
 
 
 def roc_area(y: Floats, s: Floats) -> float:

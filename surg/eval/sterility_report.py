@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from surg.data.timeline import Timeline
 from surg.data.video import read_frames
 from surg.errors import DataError
 from surg.eval import plots
 from surg.eval.results import Metric, Result, Table
+from surg.eval.side_tables import add_side_tables
 from surg.eval.sterility import (
     SterilityConfig,
     Verdict,
@@ -17,13 +19,15 @@ from surg.eval.sterility import (
     baseline_scores,
     choose_threshold,
     clip_scores,
+    composition,
     judge,
+    long_ones,
     roc_area,
 )
 from surg.eval.takes import Scored
-from surg.metrics.bootstrap import how_far_to_trust, interval, ratio_of_sums
+from surg.metrics.bootstrap import how_far_to_trust, interval, ratio_of_sums, row_statistic
 from surg.metrics.calibration import reliability
-from surg.metrics.detection import Take, alarms
+from surg.metrics.detection import Matches, Take, alarms
 from surg.serving.contract import UNCHOSEN_THRESHOLD
 
 LONG_S = 60.0
@@ -36,8 +40,12 @@ def summarise(
     config: SterilityConfig,
     folder: Path,
     protocol: Sequence[str],
+    *,
+    timelines: Sequence[Timeline] = (),
+    classes: Sequence[str] = (),
 ) -> Result:
-    test, val = sets["test"], sets.get("val", [])
+    """timelines: side tables of the manifests; classes: of the model's action head."""
+    test, val = long_ones(sets["test"], config), long_ones(sets.get("val", []), config)
     result = Result("sterility", "Sterility breaches", protocol=list(protocol))
     thresholds = _thresholds(val, horizons_s, stored, config, result)
     verdicts = [
@@ -59,24 +67,32 @@ def summarise(
         result.protocol.append(f"`model as served` alarms at the checkpoint's own threshold, {stored[0]:.3f}.")
     result.tables.append(_events_table([*verdicts, *own], test, result))
     result.tables += _by_group(verdicts[0], test)
-    _clips(test, config, result, folder)
+    add_side_tables(timelines, test, val, classes, thresholds[0], config.graph_rule, result)
+    _clips(sets["test"], config, result, folder)
     _pictures(verdicts[0], test, config, folder, result)
     cases = {take.truth.case for take in test}
     trust = how_far_to_trust(len(cases))
     if trust:
         result.warnings.append(trust)
     hours = sum(take.truth.seconds for take in test) / 3600
-    if not any(take.truth.seconds >= LONG_S for take in test):
+    if len(test) < len(sets["test"]):
+        result.protocol.append(
+            f"Windows, events and false alarms: the {len(test)} takes of at least {config.long_s:g} s ({hours:.2f} h). Clips: rows shorter than that."
+        )
+    elif not any(take.truth.seconds >= LONG_S for take in test):
         result.warnings.append(
             f"All takes are shorter than {LONG_S:.0f} s ({hours:.2f} h in all): false alarms per hour of such clips say little about a long day."
         )
     lead = verdicts[0]
-    at5 = lead.recall_at(config.false_per_hour)
+    at5 = result.metrics["model/recall_at_5_per_hour"]
     result.headline = (
         f"Windows: average precision {lead.auprc} (prior {lead.prior:.3f}). Events: {len(lead.events.caught)} of "
         f"{len(lead.events.caught) + len(lead.events.missed)} found at {lead.events.false_per_hour:.1f} false alarms an hour"
-        + (f"; at most {config.false_per_hour:g} an hour allow a recall of {at5.recall:.2f}." if at5 else ".")
+        f"; at most 5 an hour allow a recall of {at5}."
     )
+    if "clips/auprc" in result.metrics:
+        clips = result.metrics.get("clips/balanced_auprc", result.metrics["clips/auprc"])
+        result.headline = f"Clips: average precision {clips}. {result.headline}"
     result.limits.append(
         "Research use. A score is no proof that an operating field is sterile; rooms unlike those of the test takes may behave otherwise."
     )
@@ -145,20 +161,19 @@ def _events_table(verdicts: list[Verdict], test: list[Scored], result: Result) -
     for v in verdicts:
         e = v.events
         delays = e.delays_s
-        at = {rate: v.recall_at(rate) for rate in (1.0, 5.0)}
+        at = {rate: _recall_metric(matches, test) for rate, matches in v.at.items()}
         name = v.name if v.name != "model" else f"model, {_ahead(v.horizon_s)}"
         rows.append([
             name, f"{v.threshold:.3f}", f"{len(e.caught)}/{len(e.caught) + len(e.missed)}", _number(e.precision), _number(e.f1), f"{e.false_per_hour:.1f}",
-            f"{np.median(delays):+.1f} s" if delays else "–", *(_number(point.recall) if point else "–" for point in at.values()),
+            f"{np.median(delays):+.1f} s" if delays else "–", *map(str, at.values()),
         ])  # fmt: skip
         key = v.name.replace(" ", "-") + ("" if v.horizon_s == 0 else f"@{v.horizon_s:g}s")
-        result.metrics[f"{key}/event_recall"] = _recall_metric(v, test)
+        result.metrics[f"{key}/event_recall"] = _recall_metric(v.per_take, test)
         result.metrics[f"{key}/event_precision"] = Metric(e.precision)
         result.metrics[f"{key}/event_f1"] = Metric(e.f1)
         result.metrics[f"{key}/false_alarms_per_hour"] = Metric(e.false_per_hour, better="lower")
         result.metrics[f"{key}/median_delay_s"] = Metric(float(np.median(delays)) if delays else float("nan"), better="lower")
-        for rate, point in at.items():
-            result.metrics[f"{key}/recall_at_{rate:g}_per_hour"] = Metric(point.recall if point else float("nan"))
+        result.metrics |= {f"{key}/recall_at_{rate:g}_per_hour": metric for rate, metric in at.items()}
     lead = result.metrics["model/event_recall"]
     note = (
         "An alarm counts for an event when it begins within the stated tolerance; one alarm catches one event; alarms without one are false. "
@@ -173,15 +188,15 @@ def _events_table(verdicts: list[Verdict], test: list[Scored], result: Result) -
     )
 
 
-def _recall_metric(v: Verdict, test: list[Scored]) -> Metric:
+def _recall_metric(found: Sequence[Matches], test: list[Scored]) -> Metric:
     by_case: dict[str, list[int]] = {}
-    for take, matches in zip(test, v.per_take):
+    for take, matches in zip(test, found):
         entry = by_case.setdefault(take.truth.case, [0, 0])
         entry[0] += len(matches.caught)
         entry[1] += len(matches.caught) + len(matches.missed)
     kept = np.array([entry for entry in by_case.values() if entry[1]], np.float64)
     if not len(kept):
-        return Metric(float("nan"))
+        return Metric(float("nan"))  # no events
     return Metric.of(interval(ratio_of_sums(kept[:, 0], kept[:, 1]), len(kept), bounds=(0, 1)))
 
 
@@ -217,12 +232,23 @@ def _by_group(lead: Verdict, test: list[Scored]) -> list[Table]:
 
 
 def _clips(test: list[Scored], config: SterilityConfig, result: Result, folder: Path) -> None:
-    y, s, cases, events = clip_scores(test)
+    y, s, cases, events = clip_scores(test, max(config.long_s, LONG_S))
     if len(set(y.tolist())) < 2:
         return
     precision, roc = area(average_precision, y, s, cases, config), area(roc_area, y, s, cases, config)
-    result.metrics["clips/auprc"], result.metrics["clips/auroc"] = precision, roc
+    result.metrics |= {"clips/auprc": precision, "clips/auroc": roc, "clips/prior": Metric(float(y.mean()))}
     rows = [["all", str(len(y)), f"{y.mean():.3f}", str(precision), str(roc), "–"]]
+    weights = composition(y, events, config.near_misses)
+    if weights is not None:
+        statistic = row_statistic(lambda picked: average_precision(y[picked], s[picked], weights[picked]), cases)
+        count = len(set(cases.tolist()))
+        balanced = Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
+        result.metrics["clips/balanced_auprc"] = balanced
+        rows.append(["half breaches, a quarter near misses", str(len(y)), "0.500", str(balanced), "–", "–"])
+        result.protocol.append(
+            f"Balanced clips: the same {len(y)} clips weighted so that breaches are a half ({int(y.sum())} clips), near misses a quarter "
+            f"({int(((y == 0) & np.isin(events, list(config.near_misses))).sum())}) and other clips a quarter. Chance is 0.5."
+        )
     for event in sorted(set(events.tolist()) - {""}):
         of = events == event
         rows.append([event, str(int(of.sum())), f"{y[of].mean():.2f}", "–", "–", f"{s[of].mean():.3f}"])
@@ -241,13 +267,15 @@ def _clips(test: list[Scored], config: SterilityConfig, result: Result, folder: 
 def _pictures(lead: Verdict, test: list[Scored], config: SterilityConfig, folder: Path, result: Result) -> None:
     out = folder / "plots"
     if lead.curve:
-        x, y = np.array([p.false_per_hour for p in lead.curve]), np.array([p.recall for p in lead.curve])
+        # Low thresholds melt alarms into one that catches nothing: shown is the best recall at no more false alarms than that.
+        order = sorted(lead.curve, key=lambda point: point.false_per_hour)
+        x, y = np.array([p.false_per_hour for p in order]), np.maximum.accumulate([p.recall for p in order])
         result.plots.append(
             plots.curves(
                 {"model": (x, y)},
                 out,
                 "recall_false_alarms",
-                "Recall over false alarms",
+                "Best recall by false alarms",
                 "false alarms per hour",
                 "event recall",
             )

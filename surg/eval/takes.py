@@ -1,13 +1,14 @@
 """Whole recordings through the server: a score for every window of every take, with what is true at that time beside it.
 
 A take is one video seen through one zone. Its true events are the breaches that rows of the manifest name (labels `breach`,
-`breach_t0`, `breach_t1`, or a list `breaches`); its length is what the rows cover. Scores go to one Parquet table as they come, so that a run whose
-server died goes on where it stopped.
+`breach_t0`, `breach_t1`, or a list `breaches`); its length is what the rows cover. Scores go to one Parquet table piece by piece, so that a run
+whose server died goes on in the middle of the take where it stopped.
 """
 
 import itertools
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from surg.config import Config
 from surg.data.executor import Parts, Progress, item_key
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
+from surg.data.stills import is_stills
 from surg.data.video import iter_frames
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 SLACK_S = 1e-3
+PIECE = 120
+"""Windows that are kept together: so many are lost at most when the server dies, two minutes of a take at a stride of 1 s."""
+FORMAT = 2
+"""Of the table of scores; a table of another format is made anew."""
 
 
 class WatchConfig(Config):
@@ -80,6 +86,8 @@ class Scored:
     motion: npt.NDArray[np.float64]
     """(W,): change of the picture within the zone, the baseline without a model."""
     surprise: npt.NDArray[np.float64] | None
+    action: npt.NDArray[np.int64] | None = None
+    """(W,): the most probable class of the action head, where the model has one."""
 
     def targets(self, horizons_s: tuple[float, ...]) -> npt.NDArray[np.float64]:
         """(W, H): is there a breach at some moment of [t, t + h]; NaN where the recording ends before."""
@@ -125,79 +133,117 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
 def score_takes(
     backend: Backend, takes: list[TakeTruth], out: Path, config: WatchConfig, *, resume: bool = True
 ) -> list[Scored]:
-    """Score every window of every take and keep them in `out`. A take is kept when it is whole."""
+    """Score every window of every take and keep them in `out`, piece by piece.
+
+    ServerError when the server is gone: what is scored stays, and the next call goes on behind it.
+    """
     contract = backend.client.contract
     if not contract.horizons_s:
         raise ServerError("The model has no sterility head: train one (surg train multitask …), or give another --checkpoint.")
     parts = Parts(out)
-    stamp = item_key([contract.checkpoint_sha256, contract.preprocess.model_dump(mode="json"), config.model_dump(mode="json")])
-    note = out.with_name(out.name + ".stamp")
+    content = [FORMAT, contract.checkpoint_sha256, contract.preprocess.model_dump(mode="json"), config.model_dump(mode="json")]
+    stamp, note = item_key(content), out.with_name(out.name + ".stamp")
     if not resume or (note.is_file() and note.read_text() != stamp):
         parts.forget()
     finished = parts.keys()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    parts.folder.mkdir(parents=True, exist_ok=True)
     note.write_text(stamp)
-    with Progress(len(takes), len(finished)) as progress:
+    windows = 0
+    with Progress(len(takes), sum(take.key in finished for take in takes)) as progress:
         for take in takes:
             if take.key in finished:
                 continue
+            begun = next(piece for piece in itertools.count() if _piece(take, piece) not in finished)
+            number, rows = begun, []
             try:
-                rows = list(watch(backend, take, config))
+                for row in watch(backend, take, config, first=begun * PIECE):
+                    rows.append({"take": take.key, **row})
+                    windows += 1
+                    if len(rows) == PIECE:
+                        parts.add(_piece(take, number), rows)
+                        number, rows = number + 1, []
             except ServerError as error:
                 parts.flush()
                 raise ServerError(
-                    f"{error}\n{len(parts.written)} of {len(takes)} takes are scored and kept; run the same command again to go on."
+                    f"{error}\n{windows - len(rows)} windows were scored and are kept, {progress.count} of {len(takes)} takes are whole; "
+                    "run the same command again to go on."
                 ) from error
+            except BaseException:
+                parts.flush()
+                raise
+            # The last piece carries the take's own name: with it the take is whole.
             parts.add(take.key, rows)
             progress.step(failed=False)
     parts.flush()
-    parts.join([take.key for take in takes])
+    parts.join([name for take in takes for name in _names(take, parts.written)])
     return read_scores(out, takes, len(contract.horizons_s))
+
+
+def _piece(take: TakeTruth, number: int) -> str:
+    return f"{take.key}/{number:05d}"
+
+
+def _names(take: TakeTruth, written: set[str]) -> list[str]:
+    return [*sorted(name for name in written if name.startswith(f"{take.key}/")), take.key]
 
 
 def read_scores(path: Path, takes: list[TakeTruth], horizons: int) -> list[Scored]:
     table = pq.read_table(path)
-    keys = np.array(table.column("key").to_pylist())
+    if "take" not in table.column_names:
+        return []
+    keys = np.array(table.column("take").to_pylist())
     times = table.column("time_s").to_numpy()
     breach = np.asarray(table.column("breach").combine_chunks().flatten()).reshape(-1, horizons)
     motion = table.column("motion").to_numpy()
-    surprise = table.column("surprise").to_numpy() if "surprise" in table.column_names else None
+    surprise, action = (
+        table.column(name).to_numpy() if name in table.column_names else None for name in ("surprise", "action")
+    )
     found = []
     for take in takes:
         rows = np.flatnonzero(keys == take.key)
         rows = rows[np.argsort(times[rows])]
         if len(rows):
-            found.append(Scored(take, times[rows], breach[rows], motion[rows], None if surprise is None else surprise[rows]))
+            more = (None if column is None else column[rows] for column in (surprise, action))
+            found.append(Scored(take, times[rows], breach[rows], motion[rows], *more))
     return found
 
 
-def watch(backend: Backend, take: TakeTruth, config: WatchConfig) -> Iterator[dict[str, Any]]:
-    """One row a window, as the video is decoded: memory holds a few windows, whatever the take's length."""
+def watch(backend: Backend, take: TakeTruth, config: WatchConfig, first: int = 0) -> Iterator[dict[str, Any]]:
+    """One row a window from window `first` on, as the video is decoded: memory holds a few windows, whatever the take's length."""
 
     def ask(window: tuple[float, Prepared]) -> dict[str, Any]:
         time_s, prepared = window
         result = backend.clip(prepared.frames, prepared.zone)
         row = {"time_s": time_s, "breach": result.breach_probability[0].astype(np.float64), "motion": motion_in_zone(prepared)}
+        if result.action.size:
+            row["action"] = int(result.action[0].argmax())
         if config.surprise:
             row["surprise"] = float(backend.world(prepared.frames).surprise[0])
         return row
 
-    return backend.client.map(ask, windows_of(take, backend.spec, config.stride_s))
+    return backend.client.map(ask, windows_of(take, backend.spec, config.stride_s, first))
 
 
-def windows_of(take: TakeTruth, spec: PreprocessSpec, stride_s: float) -> Iterator[tuple[float, Prepared]]:
-    """(end time, prepared window), every `stride_s` from the first full window on. Each frame is decoded and resized once."""
+def windows_of(take: TakeTruth, spec: PreprocessSpec, stride_s: float, first: int = 0) -> Iterator[tuple[float, Prepared]]:
+    """(end time, prepared window), every `stride_s` from full window `first` on. Each frame is decoded and resized once."""
     every = max(1, round(stride_s * spec.fps))
     held: deque[tuple[float, Prepared]] = deque(maxlen=spec.num_frames)
-    frames = iter_frames(take.video, spec.fps if take.fps is None else take.fps, start_s=take.start_s, end_s=take.end_s)
-    if take.fps is not None:
-        frames = _thinned(frames, spec.fps, take.start_s)
+    if is_stills(Path(take.video)):
+        # Pictures come at their own rate.
+        skipped, rate = first * every, take.fps or spec.fps
+        frames = _thinned(iter_frames(take.video, rate, start_s=take.start_s, end_s=take.end_s), spec.fps, take.start_s)
+    else:
+        # A film is entered at the first frame wanted; times stay on the take's own grid.
+        start_s, skipped = take.start_s + first * every / spec.fps, 0
+        frames = iter_frames(take.video, spec.fps, start_s=start_s, end_s=take.end_s) if start_s < take.end_s else iter(())
     count = 0
-    for time_s, frame in frames:
+    for time_s, frame in itertools.islice(frames, skipped, None):
         held.append((time_s, preprocess(frame[None], spec, take.zone)))
         count += 1
         if count >= spec.num_frames and (count - spec.num_frames) % every == 0:
             yield time_s, _joined(held, spec)
+    if first:
+        return
     if count == 0:
         raise DataError("A take gave no frames between its start and its end.")
     if count < spec.num_frames:
@@ -229,6 +275,9 @@ def _thinned(frames: Iterator[tuple[float, Array]], fps: float, start_s: float) 
     """Image folders come at their own rate: repeat or drop to the model's."""
     wanted, last = start_s, None
     for time_s, frame in frames:
+        if last is None and time_s > wanted + SLACK_S:
+            # Nothing was there yet: a later frame must not stand in for an earlier moment.
+            wanted += math.ceil((time_s - wanted - SLACK_S) * fps) / fps
         while last is not None and wanted < time_s - SLACK_S:
             yield wanted, last
             wanted += 1 / fps

@@ -48,7 +48,8 @@ class TorchTransport:
         with self._lock, torch.inference_mode():
             if request.model == "surg_world":
                 assert self._world is not None
-                found = dict(zip(self._names("surg_world"), self._world(frames)))
+                said = [torch.tensor(request.inputs[name]) for name in ("actions", "states") if name in request.inputs]
+                found = dict(zip(self._names("surg_world"), self._world(frames, *said)))
             elif request.model == "surg_encoder":
                 found = self._encode(frames)
             else:

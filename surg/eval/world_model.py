@@ -27,6 +27,7 @@ from surg.eval.results import Metric, Result, Table
 from surg.eval.sterility import roc_area
 from surg.metrics.bootstrap import case_sums, how_far_to_trust, interval, ratio_of_sums
 from surg.metrics.spread import effective_rank
+from surg.serving.contract import Contract
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,30 @@ def foresee(backend: Backend, manifest: Manifest, config: WorldConfig) -> Foresi
     rng = np.random.default_rng(config.seed)
     places = np.sort(rng.choice(patches, min(config.places, patches), replace=False))
 
-    def one(clip: Clip) -> tuple[Array, Array, Array, tuple[float, float]]:
+    said = _conditions(contract, manifest, chosen, spec.num_frames // tubelet + steps - 1, tubelet)
+    acts = said is not None and bool(contract.actions and contract.actions.names)
+
+    def one(index: int) -> tuple[Array, Array, Array, tuple[float, float], tuple[float, float]]:
+        clip = chosen[index]
         count = spec.num_frames + steps * tubelet
         fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
         frames = read_frames(clip.video, clip.start_s + np.arange(count) / spec.fps, fps=fps, threads=1)
         frames = preprocess(frames, spec, clip.zone).frames
         seen = frames[: spec.num_frames]
-        answer = backend.world(seen)
+        done, known = (None, None) if said is None else (said[0][index], said[1][index])
+        answer = backend.world(seen, actions=done, states=known)
         reverse = backend.world(np.ascontiguousarray(seen[::-1]))
+        if answer.present is not None:
+            # An action-conditioned model sees steps one by one: what came is what it sees in the clip that ends there.
+            ends = spec.num_frames + tubelet * np.arange(1, steps + 1)
+            came = [backend.world(frames[end - spec.num_frames : end]).present for end in ends]
+            later = np.stack([step[0] for step in came if step is not None])
+            wrong = (0.0, 0.0)
+            if acts and said is not None:
+                other = backend.world(seen, actions=said[0][_another(chosen, index)], states=known)
+                wrong = (float(((answer.future[0] - later) ** 2).mean()), float(((other.future[0] - later) ** 2).mean()))
+            surprise = (float(answer.surprise[0]), float(reverse.surprise[0]))
+            return answer.future[0][:, places], later[:, places], answer.present[0][places], surprise, wrong
         grid = (-1, patches, answer.future.shape[-1])
         # Truth by the same encoder on later clips, of which only tubelets beyond the clip seen are read.
         pieces = []
@@ -107,11 +124,33 @@ def foresee(backend: Backend, manifest: Manifest, config: WorldConfig) -> Foresi
             later[:, places],
             now[places],
             (float(answer.surprise[0]), float(reverse.surprise[0])),
+            (0.0, 0.0),
         )
 
-    rows = list(backend.client.map(one, chosen))
-    predicted, truth, last, surprise = (np.stack([np.asarray(row[i]) for row in rows]) for i in range(4))
-    return Foresight(predicted, truth, last, np.array([clip.case for clip in chosen]), surprise)
+    rows = list(backend.client.map(one, range(len(chosen))))
+    predicted, truth, last, surprise, wrong = (np.stack([np.asarray(row[i]) for row in rows]) for i in range(5))
+    return Foresight(predicted, truth, last, np.array([clip.case for clip in chosen]), surprise, wrong if acts else None)
+
+
+def _conditions(
+    contract: Contract, manifest: Manifest, clips: Sequence[Clip], steps: int, tubelet: int
+) -> tuple[list[Array], list[Array]] | None:
+    """Actions and states of each clip, (steps, numbers), as the training read them; None where the model takes none."""
+    if contract.actions is None or contract.states is None:
+        return None
+    from surg.train.worlds import ActionReader  # torch is slow to import, and most models need none of this
+
+    moments = ((1 + np.arange(steps)) * tubelet - 1) / contract.preprocess.fps
+    readers = [ActionReader(part.names, manifest.path, clips, like=part) for part in (contract.actions, contract.states)]
+    actions, states = ([reader.read(clip, list(clip.start_s + moments)) for clip in clips] for reader in readers)
+    return actions, states
+
+
+def _another(clips: Sequence[Clip], index: int) -> int:
+    """The next clip of another case, or just the next one when there is but one case."""
+    count = len(clips)
+    following = [(index + shift) % count for shift in range(1, count)] or [index]
+    return next((other for other in following if clips[other].case != clips[index].case), following[0])
 
 
 def normalised(tokens: Array) -> Array:
@@ -169,9 +208,11 @@ def judge(found: Foresight, step_s: float, folder: Path) -> Result:
     trust = how_far_to_trust(len(set(found.cases.tolist())))
     if trust:
         result.warnings.append(trust)
-    if found.actions is None:
+    if found.actions is not None:
+        _action_sensitivity(found, found.actions, result)
+    else:
         result.limits.append(
-            "This world model takes no actions; action sensitivity (shuffled actions must hurt) does not apply to it."
+            "This world model takes no actions, or does not say which; action sensitivity (shuffled actions must hurt) does not apply to it."
         )
     return result
 
@@ -228,6 +269,20 @@ def _drift_and_arrow(found: Foresight, result: Result) -> None:
             note,
         )
     )
+
+
+def _action_sensitivity(found: Foresight, errors: Array, result: Result) -> None:
+    own, others = errors[:, 0], errors[:, 1]
+    sums, counts = case_sums(others > own, found.cases)
+    share = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
+    gain = Metric(float(others.sum() / max(own.sum(), 1e-12) - 1))
+    result.metrics |= {"actions/paired": share, "actions/worse-by": gain}
+    rows = [
+        ["share of clips foreseen worse with another clip's actions (chance 0.5)", str(share)],
+        ["squared error with another clip's actions over that with the true ones, less 1", f"{gain.value:+.4f}"],
+    ]
+    note = "A model that reads its actions is worse with wrong ones; one that ignores them is not."
+    result.tables.append(Table("Action sensitivity", ["", "value"], rows, note))
 
 
 def _spread(clips: Sequence[Clip], count: int) -> list[Clip]:

@@ -19,21 +19,24 @@ SHIFT = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEC = PreprocessSpec(size=32, num_frames=4, fps=4.0)
 
 
-def checkpoint(path: Path, seed: int = 0, *, width: int = 24) -> Path:
-    """A bundle with every part, random weights."""
+def checkpoint(path: Path, seed: int = 0, *, width: int = 24, world: torch.nn.Module | None = None) -> Path:
+    """A bundle with every part, random weights; a world model conditioned on the label `breach` where one is given."""
     torch.manual_seed(seed)
-    parts = {
+    parts: dict[str, torch.nn.Module] = {
         "encoder": build_encoder(EncoderConfig(embed_dim=width, depth=2, num_heads=2)),
         "predictor": build_predictor(PredictorConfig(embed_dim=width, width=width, depth=1, num_heads=2)),
         "head.action": AttentiveClassifier(width, 2, 1, len(CLASSES)),
         "head.sterility": SterilityHead(width, 2, 1, (0, 1, 2), width),
     }
-    meta = {
+    meta: dict[str, object] = {
         "classes": list(CLASSES),
         "horizons_s": [0, 1, 2],
         "preprocess": SPEC.model_dump(mode="json"),
         "architecture": "test",
     }
+    if world is not None:
+        parts["world"] = world
+        meta |= {"actions": {"names": ["breach"], "widths": {"breach": 1}}, "states": {}}
     save_bundle(path, parts, {}, meta)
     return path
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from surg.data.feature_table import Features
@@ -21,6 +22,8 @@ from surg.eval.real import build_manifest
 from surg.eval.results import Metric, Result
 from surg.eval.retrieval import RetrievalConfig, evaluate, neighbours
 from surg.eval.world_model import Foresight, WorldConfig, foresee, judge, teacher_error, unexplained
+from surg.model.config import WorldConfig as WorldShape
+from surg.model.world import WorldPredictor
 
 REAL = Path(__file__).parents[1] / "real"
 
@@ -92,15 +95,68 @@ def test_the_future_of_real_clips_is_asked_for(tmp_path: Path, take_manifest: Pa
         foresee(torch_backend, Manifest.read(take_manifest).select(where=lambda clip: clip.end_s < 0.5), WorldConfig())
 
 
+def test_a_model_that_reads_its_actions_is_told_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(24, 1, 6, 8))
+    cases = np.repeat(np.array([f"c{i}" for i in range(8)]), 3)
+    own = rng.random(24)
+    found = Foresight(truth, truth, 0.5 * truth[:, 0], cases, rng.random((24, 2)), np.stack([own, own + 0.5], 1))
+    result = judge(found, 0.5, tmp_path)
+    assert result.metrics["actions/paired"].value == 1
+    assert result.metrics["actions/worse-by"].value == pytest.approx(0.5 / own.mean())
+    assert any(table.title == "Action sensitivity" for table in result.tables)
+
+
+def test_an_action_conditioned_model_is_asked_with_true_and_with_other_actions(tmp_path: Path, take_manifest: Path) -> None:
+    import small
+
+    torch.manual_seed(0)
+    world = WorldPredictor(WorldShape(embed_dim=24, width=24, depth=1, num_heads=2, action_dim=1, state_dim=1))
+    with torch.no_grad():
+        world.action_encoder.weight.mul_(100)
+    path = small.checkpoint(tmp_path / "acting.safetensors", world=world)
+    manifest = Manifest.read(take_manifest).select(where=lambda clip: clip.end_s - clip.start_s == 3.0 or clip.start_s == 0)
+    with open_backend("torch", checkpoint=path) as backend:
+        found = foresee(backend, manifest, WorldConfig(clips=6))
+    assert found.actions is not None
+    differing = found.actions[:, 0] != found.actions[:, 1]
+    assert differing.any()  # a clip with a breach was asked with the actions of one without, or the other way round
+    assert np.isfinite(found.predicted).all()
+    assert found.predicted.shape == found.truth.shape
+    assert "actions/paired" in judge(found, 0.5, tmp_path).metrics
+
+
 def test_a_number_that_got_worse_or_is_gone_fails(tmp_path: Path) -> None:
     result = Result("sterility", "S", metrics={"model/auprc": Metric(0.8), "model/ece": Metric(0.1, better="lower")})
     result.write(tmp_path)
     path = tmp_path / "baseline.json"
-    assert regression.write_baseline([result], path, tolerance=0.02) == 2
+    assert len(regression.write_baseline([result], path, tolerance=0.02)) == 2
     assert all(verdict.ok for verdict in regression.check([result], path))
     worse = Result("sterility", "S", metrics={"model/auprc": Metric(0.77), "model/ece": Metric(0.05, better="lower")})
     assert [verdict.ok for verdict in regression.check([worse], path)] == [False, True]
-    assert [verdict.ok for verdict in regression.check([], path)] == [False, False]
+    gone = Result("sterility", "S", metrics={"model/ece": Metric(0.1)})
+    assert [verdict.ok for verdict in regression.check([gone], path)] == [False, True]
+    assert "missing" in str(regression.check([gone], path)[0])
+    with pytest.raises(DataError, match="no results"):
+        regression.check([], path)
+    with pytest.raises(DataError, match="is no baseline"):
+        regression.check([gone], tmp_path / "result.json")
+
+
+def test_a_run_is_held_against_numbers_of_its_own_protocol(tmp_path: Path) -> None:
+    def run(value: float, **protocol: str) -> Result:
+        return Result("sterility", "S", evidence={"protocol": protocol}, metrics={"model/auprc": Metric(value)})
+
+    path = tmp_path / "baseline.json"
+    for value, renderer in ((0.9, "gl"), (0.7, "painter")):
+        regression.write_baseline([run(value, renderer=renderer)], path, tolerance=0.02)
+    assert regression.check([run(0.7, renderer="painter")], path)[0].ok
+    assert not regression.check([run(0.7, renderer="gl")], path)[0].ok
+    with pytest.raises(CheckFailed, match="no numbers for this protocol"):
+        regression.check([run(0.9, renderer="gl", simulator="3")], path)
+    regression.write_baseline([run(0.6, renderer="gl")], path, tolerance=0.02)
+    assert regression.check([run(0.7, renderer="gl")], path)[0].ok
+    assert regression.check([run(0.7, renderer="painter")], path)[0].ok
 
 
 def test_check_exits_1_on_a_regression(tmp_path: Path) -> None:
@@ -112,6 +168,7 @@ def test_check_exits_1_on_a_regression(tmp_path: Path) -> None:
     assert isinstance(answer.exception, CheckFailed)
     assert answer.exception.exit_code == 1
     assert "WORSE sterility/model/auprc" in answer.output
+    assert "surg eval check RUN --write" in str(answer.exception)
 
 
 def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -> None:

@@ -1,18 +1,39 @@
 """Breaches: truth over time, thresholds from val alone, events, resumption."""
 
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from surg.data.adapters.mmor_rule import OUR_SETS
 from surg.data.manifest import Clip, Manifest, write_manifest
-from surg.errors import DataError
-from surg.eval.backends import Backend
+from surg.data.timeline import Sample, Timeline, write_timeline
+from surg.errors import DataError, ServerError
+from surg.eval.backends import Backend, exported
+from surg.eval.results import Result
 from surg.eval.runs import judge_sterility
-from surg.eval.scene_graph_rule import BreachRule, breaches_of_take, official_scores, read_relationships
-from surg.eval.sterility import SterilityConfig, average_precision, choose_threshold, clip_scores, judge, roc_area
-from surg.eval.takes import Scored, TakeTruth, WatchConfig, events_of, read_takes, windows_of
+from surg.eval.side_tables import add_side_tables, official_scores, rule_answers
+from surg.eval.sterility import (
+    SterilityConfig,
+    average_precision,
+    choose_threshold,
+    clip_scores,
+    composition,
+    judge,
+    long_ones,
+    roc_area,
+)
+from surg.eval.takes import Scored, TakeTruth, WatchConfig, events_of, read_takes, score_takes, windows_of
+from surg.serving.client import Client, connect
+from surg.serving.engine import Server, start_server
+from surg.serving.results import ClipResult
 
 
 def scored(events: tuple[tuple[float, float], ...], scores: np.ndarray, case: str = "a") -> Scored:
@@ -122,23 +143,149 @@ def test_a_row_may_name_many_breaches_one_or_none() -> None:
         events(breach=1, breaches="2 to 3")
 
 
-def test_the_rule_over_scene_graphs() -> None:
-    rows = [
-        {"take_name": "t", "frame_id": "1", "relationships": [["circulator", "patient", "touching"]]},
-        {"take_name": "t", "frame_id": "2", "relationships": [["head_surgeon", "patient", "cutting"]]},
-        {"take_name": "t", "frame_id": "3", "relationships": [["circulator", "patient", "touching"]]},
-        {"take_name": "t", "frame_id": "4", "relationships": [["circulator", "instrument_table", "holding"]]},
-        {
-            "take_name": "t",
-            "frame_id": "5",
-            "relationships": [["head_surgeon", "patient", "suturing"], ["circulator", "instrument_table", "touching"]],
-        },
+def test_balanced_clips_are_half_breaches_and_a_quarter_near_misses() -> None:
+    y = np.array([1.0, 1, 0, 0, 0, 0, 0, 0])
+    events = np.array(["reach", "lean", "near_miss", *["walk_by"] * 5])
+    weights = composition(y, events, ("near_miss",))
+    assert weights is not None
+    assert [weights[:2].sum(), weights[2], weights[3:].sum()] == pytest.approx([0.5, 0.25, 0.25])
+    assert composition(y, np.array(["reach"] * 8), ("near_miss",)) is None
+    # The near miss alone is mistaken for a breach: with weights it costs as much as all the others together would.
+    scores = np.array([0.9, 0.7, 0.8, *[0.1] * 5])
+    assert average_precision(y, scores, weights) == pytest.approx(average_precision_score(y, scores, sample_weight=weights))
+    assert average_precision(y, scores, weights) == pytest.approx(0.5 * 1 + 0.5 * 0.5 / 0.75)
+    assert average_precision(y, scores) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_events_are_judged_on_long_takes_and_clips_on_short_rows() -> None:
+    long, short = scored(((70.0, 72.0),), np.zeros(120)), scored((), np.zeros(8), "b")
+    config = SterilityConfig(repeats=100)
+    assert long_ones([long, short], config) == [long]
+    assert long_ones([short], config) == [short]
+    assert long_ones([long, short], config.model_copy(update={"long_s": 0.0})) == [long, short]
+    row = Clip("v.mp4", 0, 120, "a", labels={"breach": 1})
+    whole = Scored(TakeTruth(**{**long.truth.__dict__, "rows": (row,)}), long.times_s, long.breach, long.motion, None)
+    assert len(clip_scores([whole])[0]) == 1
+    assert len(clip_scores([whole], 60.0)[0]) == 0
+
+
+def test_recall_at_a_rate_is_zero_where_no_threshold_is_quiet_enough() -> None:
+    scores = np.full(60, 0.1)
+    scores[[5, 15, 25, 35]] = 0.9  # four false alarms in a minute, all above the event's score
+    scores[50] = 0.5
+    test = [scored(((50.0, 51.0),), scores)]
+    found = judge("model", [test[0].breach[:, 0]], test, 0.0, 0.3, SterilityConfig(repeats=100))
+    assert len(found.events.caught) == 1
+    assert [len(matches.caught) for matches in found.at[5.0]] == [0]
+
+
+def test_windows_behind_a_piece_are_those_of_the_whole_take(take_manifest: Path) -> None:
+    import small
+
+    take = read_takes(Manifest.read(take_manifest), WatchConfig())[0]
+    whole = list(windows_of(take, small.SPEC, 0.5))
+    later = list(windows_of(take, small.SPEC, 0.5, first=20))
+    assert [time for time, _ in later] == pytest.approx([time for time, _ in whole[20:]])
+    assert all(np.array_equal(a.frames, b.frames) for (_, a), (_, b) in zip(later, whole[20:]))
+
+
+@dataclass
+class Counting(Backend):
+    """Counts the clips asked for."""
+
+    asked: int = 0
+
+    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None) -> ClipResult:
+        self.asked += 1
+        return super().clip(frames, zone)
+
+
+class Killing(Backend):
+    """Kills the server's process in the middle of the work."""
+
+    asked = 0
+    server: Any = None
+
+    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None) -> ClipResult:
+        Killing.asked += 1
+        if Killing.asked == 50:
+            os.kill(Killing.server.pid, signal.SIGKILL)
+        return super().clip(frames, zone)
+
+
+def reconnected(server: Server) -> Client:
+    """A client of the server that its guardian has started anew by now, or does soon."""
+    until = time.monotonic() + 120
+    while True:
+        try:
+            return connect(server.grpc_url, max_in_flight=2)
+        except ServerError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.mark.triton
+def test_a_server_killed_in_the_middle_of_a_take_leaves_its_pieces_and_the_next_run_goes_on(
+    checkpoint: Path, take_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surg.eval.takes.PIECE", 20)
+    config = WatchConfig(stride_s=0.25)
+    take = read_takes(Manifest.read(take_manifest), config)[0]
+    with exported(checkpoint) as repository, start_server(repository) as server:
+        with connect(server.grpc_url, max_in_flight=2) as client:
+            whole = score_takes(Backend("triton", client), [take], tmp_path / "whole.parquet", config)[0]
+        Killing.asked, Killing.server = 0, server
+        broken = tmp_path / "broken.parquet"
+        with (
+            connect(server.grpc_url, patience_s=0.1, max_in_flight=2) as client,
+            pytest.raises(ServerError, match=r"40 windows were scored and are kept.*run the same command again"),
+        ):
+            score_takes(Killing("triton", client), [take], broken, config)
+        assert not broken.exists()
+        assert list((tmp_path / "broken.parquet.parts").glob("*.parquet"))
+        with reconnected(server) as client:
+            again = Counting("triton", client)
+            resumed = score_takes(again, [take], broken, config)[0]
+    assert again.asked == len(whole.times_s) - 40
+    assert resumed.times_s == pytest.approx(whole.times_s)
+    assert resumed.breach == pytest.approx(whole.breach, abs=1e-5)
+    assert resumed.motion == pytest.approx(whole.motion)
+
+
+def test_the_official_score_of_moments_beside_the_manifest(tmp_path: Path) -> None:
+    graphs = [
+        [["circulator", "patient", "touching"]],
+        [["head_surgeon", "patient", "cutting"]],
+        [["circulator", "patient", "touching"]],
+        [["circulator", "instrument_table", "holding"]],
+        [["head_surgeon", "patient", "suturing"], ["circulator", "instrument_table", "touching"]],
     ]
-    frames = read_relationships(rows)["t"]
-    assert list(breaches_of_take(frames, BreachRule()).values()) == [False, False, True, True, False]
-    assert not any(breaches_of_take(frames, BreachRule(contact=())).values())
-    names = {frame: "yes" if breach else "no" for frame, breach in breaches_of_take(frames, BreachRule()).items()}
-    metrics, _ = official_scores(
-        {"t": ["no", "no", "yes", "yes", "no"]}, {"t": list(names.values())}, ["no", "yes"], "Breaches"
-    )
-    assert metrics["all takes/macro_f1"].value == 1
+    truth = [0.0, 0.0, 1.0, 1.0, 0.0]
+    samples = [Sample("a", time, "breach", value=(value,)) for time, value in enumerate(truth, 2)]
+    samples += [Sample("a", time, "relations", text=json.dumps(graph)) for time, graph in enumerate(graphs, 2)]
+    samples += [Sample("a", 0.5, "breach", value=(1.0,))]  # before the first window: nobody could know
+    samples += [Sample("a", time, "next_action", value=(1.0,), text=name) for time, name in ((2, "cut"), (3, "saw"))]
+    write_timeline(tmp_path / "m.timeline.parquet", samples)
+    timeline = Timeline(tmp_path / "m.timeline.parquet")
+    take = scored((), np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1]))
+    take = replace(take, times_s=take.times_s + 1, action=np.array([0, 0, 1, 1, 1, 1, 1]))
+    result = Result("sterility", "S")
+    add_side_tables([timeline], [take], [], ["cut", "saw"], 0.5, OUR_SETS, result)
+    # Truth no no yes yes no; the model says no no yes yes yes: F1 of "no" is 0.8, of "yes" 0.8.
+    assert result.metrics["official/breach/model/macro_f1"].value == pytest.approx(0.8)
+    assert result.metrics["official/breach/rule-over-scene-graphs/macro_f1"].value == 1
+    assert result.metrics["official/next_action/model/macro_f1"].value == 1
+    assert "1 time points before" in result.tables[0].note
+    silent = OUR_SETS.model_copy(update={"predicates": frozenset()})
+    assert set(rule_answers(timeline.track("a", "relations"), np.arange(7.0), silent)) == {"no"}
+    # A model whose classes are others has no say in next actions.
+    other = Result("sterility", "S")
+    add_side_tables([timeline], [take], [take], ["push", "pull"], 0.5, OUR_SETS, other)
+    assert "official/next_action/model/macro_f1" not in other.metrics
+    assert "official/next_action/commonest-class-of-val/macro_f1" in other.metrics
+
+
+def test_the_official_score_counts_classes_that_a_take_lacks() -> None:
+    metrics, _ = official_scores({"t": ["a", "a"]}, {"m": {"t": ["a", "a"]}}, ["a", "b"], "T")
+    assert metrics["m/macro_f1"].value == 0.5

@@ -1,0 +1,98 @@
+"""Phases: worked examples through the command, and a probe on features that is chosen on val and read on test."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from surg.cli.eval import app
+from surg.errors import DataError
+from surg.eval.phases import PhasesConfig, evaluate, read_moments
+
+
+def write_csv(path: Path, videos: dict[str, tuple[str, str]]) -> Path:
+    """One letter a second."""
+    rows = ["video,time_s,truth,predicted"]
+    for video, (truth, predicted) in videos.items():
+        rows += [f"{video},{second},{y.strip()},{p.strip()}" for second, (y, p) in enumerate(zip(truth, predicted))]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_worked_example_through_the_command(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "p.csv", {"one": ("aaaaabbbbb", "aaaabbbbba"), "two": ("aabb", "aabb")})
+    answer = CliRunner().invoke(app, ["phases", str(table), "--out", str(tmp_path), "--json", "--set", "tolerance_s=1"])
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.stdout)["phases"]
+    # Video one: a is 4 of 5 found, 4 of 5 claimed; b the same.
+    assert found["model/strict/accuracy"] == pytest.approx((0.8 + 1) / 2)
+    assert found["model/strict/precision"] == pytest.approx((0.8 + 1) / 2)
+    assert found["model/strict/recall"] == pytest.approx((0.8 + 1) / 2)
+    assert found["model/strict/jaccard"] == pytest.approx((4 / 6 + 1) / 2)
+    assert found["model/strict/f1_phase"] == pytest.approx((0.8 + 1) / 2)
+    # Together: a 6 of 7 found and claimed, b too.
+    assert found["model/strict/f1_pooled"] == pytest.approx(6 / 7)
+    # The boundary's one early b is forgiven, the last a is not near a boundary.
+    assert found["model/relaxed/accuracy"] == pytest.approx((0.9 + 1) / 2)
+    # Segments of one: a b against a b a: one insertion in three; F1@50: 2 hits, 1 false; two: 2 hits.
+    assert found["model/edit"] == pytest.approx((100 * (1 - 1 / 3) + 100) / 2)
+    assert found["model/f1@50"] == pytest.approx(200 * 4 / (2 * 4 + 1))
+    assert found["commonest-phase/strict/accuracy"] == pytest.approx(0.5)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_moments_without_a_truth_do_not_count_and_without_a_prediction_are_refused(tmp_path: Path) -> None:
+    moments = read_moments(write_csv(tmp_path / "p.csv", {"one": ("aa bb", "aabbb")}), PhasesConfig())
+    assert moments.truths[0].tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="no prediction"):
+        read_moments(write_csv(tmp_path / "q.csv", {"one": ("aabb", "aa  ")}), PhasesConfig())
+    (tmp_path / "r.csv").write_text("video,second\none,1\n")
+    with pytest.raises(DataError, match="lacks the columns time_s, truth, predicted"):
+        read_moments(tmp_path / "r.csv", PhasesConfig())
+
+
+def test_background_and_tolerance_have_an_effect(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "p.csv", {"one": ("aaabbbccc", "aabbbbacc"), "two": ("aabb", "aabb")})
+    plain = evaluate(table, PhasesConfig(tolerance_s=0), tmp_path).metrics
+    assert plain["model/relaxed/accuracy"] == plain["model/strict/accuracy"]
+    assert (
+        evaluate(table, PhasesConfig(tolerance_s=2), tmp_path).metrics["model/relaxed/accuracy"].value
+        > plain["model/strict/accuracy"].value
+    )
+    without = evaluate(table, PhasesConfig(background=("a",)), tmp_path).metrics
+    assert without["model/edit"].value > plain["model/edit"].value
+    with pytest.raises(DataError, match="no phase z"):
+        evaluate(table, PhasesConfig(background=("z",)), tmp_path)
+
+
+def features(path: Path, splits: list[str]) -> Path:
+    rng = np.random.default_rng(0)
+    rows = []
+    for case, split in enumerate(splits):
+        for second in range(40):
+            phase = "first" if second < 20 else "second"
+            vector = rng.normal(size=4) + (4.0 if phase == "second" else 0.0)
+            rows.append(
+                {
+                    "key": f"{case}-{second}", "case": f"case{case}", "split": split, "source": "s", "labels": json.dumps({"phase": phase}),
+                    "start_s": second - 1.0, "end_s": float(second), "segment": 0, "features": vector.astype(np.float16),
+                }
+            )  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*((n, pa.string()) for n in ("key", "case", "split", "source", "labels")),
+        ("start_s", pa.float64()), ("end_s", pa.float64()), ("segment", pa.int64()), ("features", pa.list_(pa.float16()))]))  # fmt: skip
+    pq.write_table(table.replace_schema_metadata({"surg.features": json.dumps({"shape": [4]})}), path)
+    return path
+
+
+def test_features_are_read_by_a_probe_fitted_on_train(tmp_path: Path) -> None:
+    table = features(tmp_path / "f.parquet", ["train", "train", "val", "test", "test"])
+    result = evaluate(table, PhasesConfig(), tmp_path)
+    assert result.metrics["model/strict/accuracy"].value > 0.95
+    assert result.metrics["commonest-phase/strict/accuracy"].value == 0.5
+    assert result.metrics["model/strict/accuracy"].cases == 2
+    with pytest.raises(DataError, match="split val"):
+        evaluate(features(tmp_path / "g.parquet", ["train", "test"]), PhasesConfig(), tmp_path)
