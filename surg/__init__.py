@@ -1,6 +1,12 @@
 """V-JEPA 2 video world models for the operating room."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime's wheels from 1.29 on send events to their maker unless told not to before they are first used (its docs/Privacy.md);
+# Ray asks for usage statistics. What runs beside patients tells nobody that it runs.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
     from surg.model.checkpoint import load_encoder, load_predictor

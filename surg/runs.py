@@ -65,8 +65,9 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
+        refused = _refused(error)
+        if refused is not None:
+            raise _unwritable(path, refused) from error
         raise
 
 
@@ -198,8 +199,19 @@ def _umask() -> int:
     return current
 
 
+def _refused(error: BaseException | None) -> OSError | None:
+    """What the system said when a write failed. A library may lay an error of its own over "no space left" (PyAV does)."""
+    if isinstance(error, OSError):
+        return error
+    while isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+    return None
+
+
 def _unwritable(path: Path, error: OSError) -> RunError:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"The disk is full: {path} was not written, and what stood there before is unharmed.\nFree some space and run it again."
         )

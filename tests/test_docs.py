@@ -139,6 +139,11 @@ def test_recipes_and_settings_that_the_pages_name_exist() -> None:
         load_recipe(recipe, overrides=changes)
 
 
+def test_every_guide_with_commands_says_what_they_need() -> None:
+    guides = [page for page in PAGES if page.parent.name == "docs" and surg_lines(page.read_text())]
+    assert [page.name for page in guides if not re.search(r"^\*Needs: .{5,}", page.read_text(), re.MULTILINE)] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     linked = {found[1].partition("#")[0] for found in _LINK.finditer(index)}

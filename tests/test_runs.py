@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,21 +97,109 @@ def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+SLOW_WRITER = (
+    "import sys, time; from pathlib import Path; from surg.runs import atomic_file\n"
+    "with atomic_file(Path(sys.argv[1]), 'w') as file:\n"
+    "    file.write('new'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
+)
+BIG_WRITER = (
+    "import resource, signal, sys; from pathlib import Path; from surg.errors import RunError; from surg.runs import write_text\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    "try:\n"
+    "    write_text(Path(sys.argv[1]), 'x' * 100_000)\n"
+    "except RunError as error:\n"
+    "    print(error); sys.exit(2)\n"
+)
+
+
+def interrupted_by(number: signal.Signals, target: Path) -> subprocess.Popen[str]:
+    """A process that was in the middle of writing `target` when the signal came."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(target)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline().strip() == "writing"
+        writer.send_signal(number)
+        writer.wait(timeout=200)
+    return writer
+
+
+def test_a_full_disk_that_a_library_hides_behind_its_own_error_is_said(tmp_path: Path) -> None:
+    """As PyAV does when its callback could not write."""
+    with pytest.raises(RunError, match="disk is full"), atomic_file(tmp_path / "video.mp4"):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("Error in callback")
+    with pytest.raises(RuntimeError, match="bug"), atomic_file(tmp_path / "video.mp4"):
+        try:
+            raise FileNotFoundError("handled")
+        except FileNotFoundError:
+            raise RuntimeError("bug") from None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
-    code = (
-        "import sys, time; from pathlib import Path; from surg.runs import atomic_file\n"
-        "with atomic_file(Path(sys.argv[1]), 'w') as file:\n"
-        "    file.write('new'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
-    )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    assert writer.stdout.readline().strip() == "writing"
-    writer.send_signal(signal.SIGKILL)
-    writer.wait(timeout=10)
-    writer.stdout.close()
+    interrupted_by(signal.SIGKILL, target)
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing_half_written(tmp_path: Path, before: str | None) -> None:
+    target = tmp_path / "out.txt"
+    if before is not None:
+        target.write_text(before)
+    assert interrupted_by(signal.SIGINT, target).returncode != 0
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == ([("out.txt", before)] if before else [])
+
+
+def test_a_file_that_the_system_cuts_off_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    """The kernel itself refuses after 4 KiB, as a full disk does: no part of this is pretended."""
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    done = subprocess.run([sys.executable, "-c", BIG_WRITER, str(target)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert str(target) in done.stdout
+    assert "cannot be written" in done.stdout
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 300 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], check=True, capture_output=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.container
+def test_a_disk_that_is_really_full_is_said_and_harms_nothing(
+    small_disk: Path, surg: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    # Beside the containers: mounting a small disk needs root, as they do.
+    target = small_disk / "out.json"
+    write_json(target, {"old": True})
+    with pytest.raises(RunError, match="disk is full"):
+        write_json(target, {"new": "x" * 400_000})
+    assert json.loads(target.read_text()) == {"old": True}
+    assert [path.name for path in small_disk.iterdir()] == ["out.json"]
+
+    done = surg("data", "synth", "tissue", "--out", small_disk / "tissue", "--clips", 24, "--seed", 1, timeout=900)
+    assert done.returncode == 2
+    assert "disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(small_disk.rglob("*.tmp"))
+    assert not list(small_disk.rglob("manifest.parquet"))
+    assert json.loads(target.read_text()) == {"old": True}
 
 
 def test_written_files_follow_the_umask(tmp_path: Path) -> None:

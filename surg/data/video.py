@@ -37,6 +37,8 @@ Frames = npt.NDArray[np.uint8]
 SEEK_GAP_S = 10.0
 # How far beyond the last frame's end a time may lie: containers round durations, labels round times.
 END_SLACK_S = 0.5
+# Times that are listed before decoding; more would take memory that grows with the video.
+MOST_NAMED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,31 @@ def iter_frames(
     path = Path(path)
     if fps is not None and not fps > 0:
         raise DataError(f"{fps} frames per second were asked for; expected more than 0.")
-    own = _iter_stills(path, fps, start_s, limits) if is_stills(path) else _iter_video(path, start_s, threads, limits)
-    if fps is None or is_stills(path):
-        for time, frame, _ in own:
+    if is_stills(path):
+        for time, picture, _ in _iter_stills(path, fps, start_s, limits):
             if time >= end_s:
                 return
             if time >= start_s:
-                yield time, frame
+                yield time, picture
+        return
+    if fps is None:
+        for time, frame, _ in _iter_video(path, start_s, None, threads, limits):
+            if time >= end_s:
+                return
+            if time >= start_s:
+                yield time, _upright(frame)
         return
     number = 0
-    for time, frame, until in own:
+    for time, frame, until in _iter_video(path, start_s, _wanted(start_s, end_s, fps), threads, limits):
         if until - max(time, start_s) > limits.pause_s and time < end_s:
             raise DataError(
                 f"{path} stands still from {time:.1f} to {until:.1f} s; expected at most {limits.pause_s:.0f} s. It may be damaged."
             )
-        # A frame is shown until the next one begins.
+        # A frame is shown until the next one begins. Only what is shown becomes a picture: at 4 of 25 frames/s that is a sixth.
+        shown: Frame | None = None
         while (wanted := start_s + number / fps) < min(until, end_s) - 1e-9:
-            yield wanted, frame
+            shown = _upright(frame) if shown is None else shown
+            yield wanted, shown
             number += 1
         if until >= end_s:
             return
@@ -314,19 +324,27 @@ def _walk(path: Path, limits: Limits) -> tuple[float, int]:
         return (end or (count / rate if rate else 0.0)), count
 
 
-def _iter_video(path: Path, start_s: float, threads: int, limits: Limits) -> Iterator[tuple[float, Frame, float]]:
-    """(time, frame, time at which the next begins)"""
+def _wanted(start_s: float, end_s: float, fps: float) -> npt.NDArray[np.float64] | None:
+    """The times of `iter_frames` when they can be named ahead, so that frames between them need not all be decoded."""
+    count = math.ceil((end_s - start_s) * fps - 1e-9) if math.isfinite(end_s) else 0
+    return start_s + np.arange(count) / fps if 0 < count <= MOST_NAMED else None
+
+
+def _iter_video(
+    path: Path, start_s: float, wanted: npt.NDArray[np.float64] | None, threads: int, limits: Limits
+) -> Iterator[tuple[float, Any, float]]:
+    """(time, decoded frame, time at which the next begins); frames not shown at any of the `wanted` times may be left out."""
     with _open(path, limits, threads) as (container, stream):
         held: tuple[float, float, Any] | None = None
-        for start, until, frame in decode_wanted(Source.of(container, stream), None, start_s):
+        for start, until, frame in decode_wanted(Source.of(container, stream), wanted, start_s):
             if held is not None and start > start_s:
-                yield held[0], _upright(held[2]), start
+                yield held[0], held[2], start
             held = (start, until, frame)
             if start > limits.duration_s:
                 raise DataError(f"{path} goes on beyond {limits.duration_s:.0f} s; expected a shorter video.")
         if held is None:
             raise DataError(f"{path} has no frame that can be decoded. It may be damaged or cut short.")
-        yield held[0], _upright(held[2]), held[1]
+        yield held[0], held[2], held[1]
 
 
 def _read_stills(path: Path, times: npt.NDArray[np.float64], fps: float | None, limits: Limits) -> Frames:

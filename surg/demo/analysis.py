@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from surg.data.preprocess import Polygon
-from surg.data.video import VideoInfo, iter_frames, probe
+from surg.data.video import VideoInfo, probe
 from surg.serving.client import Client
 from surg.serving.results import Window
 
-MOTION_FPS = 4.0
-MOTION_SIDE = 96
+MANY_WINDOWS = 30
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,15 @@ class Analysis:
     """Which checkpoint answered, as a short fingerprint."""
     classes: tuple[str, ...]
     windows: list[Window] = field(default_factory=list)
-    motion: list[float] = field(default_factory=list)
-    """Mean change between frames within each window: what surprise must be compared with."""
 
     @property
     def duration_s(self) -> float:
         return self.info.duration_s
+
+    @property
+    def motion(self) -> list[float | None]:
+        """How much moved within each window: what surprise must be compared with."""
+        return [window.motion for window in self.windows]
 
     @property
     def progress(self) -> float:
@@ -66,6 +67,12 @@ class Analysis:
     def nearest_window(self, time_s: float) -> int:
         """Index of the window whose prediction is for the time nearest to `time_s`."""
         return int(np.argmin([abs(window.end_s - time_s) for window in self.windows]))
+
+    @property
+    def most_telling(self) -> int:
+        """Index of the window to show first: the highest breach score; without a sterility head the first window."""
+        scores = [window.breach for window in self.windows]
+        return int(np.argmax(scores)) if scores and scores[0] == scores[0] else 0
 
     def since(self, index: int) -> float:
         """Where the stretch of time begins for which window `index` speaks."""
@@ -94,37 +101,12 @@ def analyse(
     contract = client.contract
     chosen = contract.threshold(0) if threshold is None else threshold
     analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes)
-    changes = _Changes(video)
-    for window in client.watch(video, zone, stride_s=stride_s, surprise=contract.has("surg_world")):
+    # Surprise costs twice what the rest costs; on a long timeline every second window draws the same curve.
+    every = 2 if analysis.duration_s > MANY_WINDOWS * stride_s else 1
+    surprise = contract.has("surg_world")
+    for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, surprise_every=every):
         analysis.windows.append(window)
-        analysis.motion.append(changes.mean_between(window.start_s, window.end_s))
         yield analysis
-
-
-class _Changes:
-    """Mean absolute change between small grey frames, read along with the windows; memory does not grow with the video."""
-
-    def __init__(self, video: Path) -> None:
-        self._frames = iter_frames(video, fps=MOTION_FPS)
-        self._times: list[float] = []
-        self._values: list[float] = []
-        self._last: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
-
-    def mean_between(self, start_s: float, end_s: float) -> float:
-        while not self._times or self._times[-1] < end_s:
-            item = next(self._frames, None)
-            if item is None:
-                break
-            time_s, frame = item
-            grey = cv2.cvtColor(cv2.resize(frame, (MOTION_SIDE, MOTION_SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-            small = grey.astype(np.float32) / 255.0
-            self._values.append(0.0 if self._last is None else float(np.abs(small - self._last).mean()))
-            self._times.append(time_s)
-            self._last = small
-        first = int(np.searchsorted(self._times, start_s - 1e-6))
-        del self._times[:first], self._values[:first]
-        seen = [value for time_s, value in zip(self._times, self._values) if time_s <= end_s]
-        return float(np.mean(seen)) if seen else 0.0
 
 
 def scaled(values: Sequence[float | None]) -> list[float | None]:

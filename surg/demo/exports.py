@@ -14,6 +14,7 @@ from surg.demo.analysis import Analysis, Span
 from surg.demo.overlay import annotate
 from surg.runs import write_text
 
+ZONE_LABEL = "sterile zone"
 NOTICE = "Research software, not a medical device."
 ANNOTATED_FPS = 12.0
 ANNOTATED_WIDTH = 854
@@ -55,29 +56,55 @@ def as_csv(analysis: Analysis) -> str:
 
 
 def as_cvat(analysis: Analysis) -> str:
-    """CVAT for video 1.1: one tag a frame for each event, and the zone as a polygon that stays."""
-    fps = analysis.info.fps or 25.0
+    """CVAT for video 1.1: a track for each event, a box of the whole frame while it lasts, and the zone as a polygon that stays.
+
+    The task's labels must exist before the file is imported: `as_cvat_labels`.
+    """
+    fps, frames = analysis.info.fps or 25.0, max(analysis.info.frames, 1)
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     if analysis.zone is not None:
         width, height = analysis.info.width, analysis.info.height
-        track = ElementTree.SubElement(root, "track", id="0", label="sterile zone", source="manual")
+        track = ElementTree.SubElement(root, "track", id="0", label=ZONE_LABEL, source="manual")
         points = ";".join(f"{x * width:.2f},{y * height:.2f}" for x, y in analysis.zone)
         ElementTree.SubElement(track, "polygon", frame="0", keyframe="1", outside="0", occluded="0", points=points, z_order="0")
     for number, span in enumerate(_events(analysis), start=1):
         track = ElementTree.SubElement(root, "track", id=str(number), label=span.name, source="auto")
-        last = max(round(span.end_s * fps), round(span.start_s * fps) + 1)
+        first = min(round(span.start_s * fps), frames - 1)
+        last = max(round(span.end_s * fps), first + 1)
         edges = {"xtl": "0.00", "ytl": "0.00", "xbr": f"{analysis.info.width:.2f}", "ybr": f"{analysis.info.height:.2f}"}
-        for frame, outside in ((round(span.start_s * fps), "0"), (last, "1")):
+        # A track that goes on to the last frame has no frame at which it is outside.
+        for frame, outside in ((first, "0"), (last, "1"))[: 2 if last < frames else 1]:
             place = {"frame": str(frame), "outside": outside, "occluded": "0", "keyframe": "1", "z_order": "0"}
             ElementTree.SubElement(track, "box", {**place, **edges})
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
+def as_cvat_labels(analysis: Analysis) -> str:
+    """What CVAT's "Raw" tab takes when a task is made: the labels of `as_cvat`."""
+    zone = [{"name": ZONE_LABEL, "type": "polygon", "attributes": []}] if analysis.zone is not None else []
+    return json.dumps([*zone, *({"name": name, "type": "rectangle", "attributes": []} for name in _names(analysis))], indent=1)
+
+
+def as_label_studio_config(analysis: Analysis) -> str:
+    """The labelling interface of a Label Studio project that shows what `as_label_studio` marks."""
+    view = ElementTree.Element("View")
+    labels = ElementTree.SubElement(view, "TimelineLabels", name="events", toName="video")
+    for name in _names(analysis):
+        ElementTree.SubElement(labels, "Label", value=name)
+    ElementTree.SubElement(view, "Video", name="video", value="$video", frameRate=f"{analysis.info.fps or 25.0:g}")
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
 def as_label_studio(analysis: Analysis) -> str:
-    """One Label Studio task whose prediction marks the events on the video's timeline."""
-    fps = analysis.info.fps or 25.0
+    """One Label Studio task whose prediction marks the events on the video's timeline; frames count from one."""
+    fps, frames = analysis.info.fps or 25.0, max(analysis.info.frames, 1)
+
+    def frame(time_s: float) -> int:
+        return min(round(time_s * fps) + 1, frames)
+
     results = [
         {
             "id": f"event-{number}",
@@ -86,9 +113,7 @@ def as_label_studio(analysis: Analysis) -> str:
             "type": "timelinelabels",
             "score": round(span.score, 4),
             "value": {
-                "ranges": [
-                    {"start": round(span.start_s * fps) + 1, "end": max(round(span.end_s * fps), round(span.start_s * fps) + 1)}
-                ],
+                "ranges": [{"start": frame(span.start_s), "end": max(frame(span.end_s) - 1, frame(span.start_s))}],
                 "timelinelabels": [span.name],
             },
         }
@@ -102,12 +127,14 @@ def as_label_studio(analysis: Analysis) -> str:
 
 
 def write_all(analysis: Analysis, folder: Path) -> list[Path]:
-    """The four text files; returns their paths."""
+    """Events and label files; returns their paths."""
     files = {
         "events.json": as_json(analysis),
         "events.csv": as_csv(analysis),
         "cvat.xml": as_cvat(analysis),
+        "cvat-labels.json": as_cvat_labels(analysis),
         "label-studio.json": as_label_studio(analysis),
+        "label-studio.xml": as_label_studio_config(analysis),
     }
     for name, text in files.items():
         write_text(folder / name, text)
@@ -130,6 +157,12 @@ def write_annotated(analysis: Analysis, path: Path) -> Path:
 
 def _events(analysis: Analysis) -> list[Span]:
     return sorted([*analysis.alarms, *analysis.actions], key=lambda span: (span.start_s, span.kind))
+
+
+def _names(analysis: Analysis) -> list[str]:
+    """Every label that events of this model can have: a breach is one only where there is a sterility head."""
+    breach = ["breach"] if analysis.windows[0].breach == analysis.windows[0].breach else []
+    return [*breach, *(name for name in analysis.classes if name not in breach)]
 
 
 def _event(span: Span) -> dict[str, str | float]:

@@ -53,10 +53,12 @@ def launch(
             len(known),
         )
 
-        from surg.demo.app import CSS, MAX_UPLOAD, build
+        from surg.demo.app import CSS, MAX_UPLOAD, build, theme
         from surg.demo.pages import Page
 
-        blocks = build(Page(client, known, other), examples)
+        page = Page(client, known, other)
+        stack.enter_context(page.visits.swept())
+        blocks = build(page, examples)
         _, address, _ = blocks.queue(default_concurrency_limit=4, max_size=32).launch(
             server_name=host,
             server_port=port or _free_port(host),
@@ -64,6 +66,7 @@ def launch(
             inbrowser=open_browser,
             quiet=True,
             css=CSS,
+            theme=theme(),
             max_file_size=MAX_UPLOAD,
             allowed_paths=[str(FOLDER)],
             footer_links=["api"],

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import os
-import shutil
-import tempfile
+import math
+import re
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from surg.demo.analysis import Analysis, analyse
 from surg.demo.exports import as_json
 from surg.demo.overlay import draw_boxes, draw_heat, draw_zone
 from surg.demo.reference import Neighbour, Reference
+from surg.demo.timeline import clock
 from surg.demo.tracking import boxes_at
+from surg.demo.visits import Visit, Visits, is_upload, uploads_folder
 from surg.errors import DataError, SurgError
 from surg.serving.client import Client
 
@@ -29,36 +31,7 @@ logger = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
 MAX_CORNERS = 40
-
-
-@dataclass
-class Visit:
-    """One visitor's video, zone and results. Its folder goes when the visit ends."""
-
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="surg-demo-")))
-    video: Path | None = None
-    frame: Frame | None = None
-    """The picture on which the zone is drawn."""
-    corners: Polygon = field(default_factory=list)
-    analysis: Analysis | None = None
-    other: Analysis | None = None
-    """The second model's view of the same video."""
-
-    @property
-    def zone(self) -> Polygon | None:
-        return self.corners if len(self.corners) >= 3 else None
-
-    def close(self) -> None:
-        """Delete the upload and all that was made from it."""
-        if self.video is not None and is_upload(self.video):
-            self.video.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def is_upload(path: Path) -> bool:
-    """Whether a file was uploaded, and may be deleted: uploads lie in Gradio's own temporary folder, examples do not."""
-    uploads = os.environ.get("GRADIO_TEMP_DIR")
-    return uploads is not None and Path(uploads).resolve() in path.resolve().parents
+MIN_STRIDE_S, MAX_STRIDE_S = 0.5, 2.0
 
 
 def uploaded(payload: Any) -> Path:
@@ -74,30 +47,53 @@ class Page:
 
     def __init__(self, client: Client, reference: Reference, other: Client | None = None) -> None:
         self.client, self.other, self.reference = client, other, reference
+        self.visits = Visits()
 
     @property
     def threshold(self) -> float:
         """Where the checkpoint's own alarm threshold stands."""
         return self.client.contract.threshold(0)
 
+    @property
+    def about(self) -> str:
+        """Which model this is, and what it looks at, in one line."""
+        contract = self.client.contract
+        spec = contract.preprocess
+        span = (spec.num_frames - 1) / spec.fps
+        return (
+            f"Model {contract.architecture} · checkpoint {contract.checkpoint_sha256[:12]} · "
+            f"sees {spec.num_frames} frames over {span:g} s at {spec.size} x {spec.size} pixels"
+        )
+
     def events(self, video: Path, zone: str, stride_s: float) -> dict[str, Any]:
-        """The whole analysis as plain values, for callers without a page."""
-        growing = deque(analyse(self.client, video, parse_corners(zone) or None, stride_s=stride_s), maxlen=1)
+        """The whole analysis as plain values, for callers without a page. An upload is deleted after it."""
+        with self.visits.hold(video):
+            growing = deque(analyse(self.client, video, parse_corners(zone) or None, stride_s=stride_s), maxlen=1)
         if not growing:
             raise DataError("The video ended before one window could be read. Is it cut off?")
         return dict(json.loads(as_json(growing[0])))
 
     def open_video(self, visit: Visit, path: str | None, zone: Polygon | None = None) -> Frame | None:
         """A new video: forget what was known, return the picture for the zone. Raises DataError for a broken one."""
-        visit.analysis = visit.other = visit.frame = visit.video = None
+        visit.stop.set()
+        visit.analysis = visit.other = visit.frame = None
         visit.corners = [list(corner) for corner in zone or []]
-        if path is None:
+        self.visits.show(visit, None if path is None else Path(path))
+        if visit.video is None:
             return None
-        video = Path(path)
-        info = probe(video)
-        visit.video = video
-        visit.frame = read_frames(video, [min(0.5, info.duration_s / 2)])[0]
+        try:
+            info = probe(visit.video)
+            visit.frame = read_frames(visit.video, [min(0.5, info.duration_s / 2)])[0]
+        except SurgError:
+            self.visits.show(visit, None)
+            raise
         return self.zone_picture(visit)
+
+    def usual_stride(self, visit: Visit) -> float:
+        """Seconds between windows for about sixty of them, but at least half a second and at most two: a breach is short."""
+        if visit.video is None:
+            return MIN_STRIDE_S
+        return min(max(math.ceil(2 * probe(visit.video).duration_s / 60) / 2, MIN_STRIDE_S), MAX_STRIDE_S)
 
     def zone_picture(self, visit: Visit) -> Frame | None:
         return None if visit.frame is None else draw_zone(visit.frame, visit.corners, corners=True)
@@ -118,7 +114,7 @@ class Page:
         return self.zone_picture(visit)
 
     def analyse(self, visit: Visit, stride_s: float, threshold: float | None, compare: bool) -> Iterator[tuple[float, str]]:
-        """Watch the video; yields (share done, a sentence) while visit.analysis grows."""
+        """Watch the video; yields (share done, a sentence) while visit.analysis grows. Ends early when `visit.stop` is set."""
         if visit.video is None:
             raise DataError("There is no video yet. Upload one, or choose an example below.")
         if 0 < len(visit.corners) < 3:
@@ -128,22 +124,53 @@ class Page:
         if visit.zone is not None:
             zone_bounds(visit.zone)
         clients = [self.client, *([self.other] if compare and self.other is not None else [])]
+        # An event of its own: what was stopped before stays stopped, even if it notices only now.
+        stop = visit.stop = threading.Event()
         visit.analysis = visit.other = None
-        for number, client in enumerate(clients):
-            began = time.monotonic()
-            for analysis in analyse(client, visit.video, visit.zone, stride_s=stride_s, threshold=threshold):
-                if number == 0:
-                    visit.analysis = analysis
-                else:
-                    visit.other = analysis
-                share = analysis.progress
-                left = (time.monotonic() - began) * (1 - share) / max(share, 1e-3)
-                yield (number + share) / len(clients), f"{len(analysis.windows)} windows, about {left:.0f} s left"
+        visit.running, began = True, time.monotonic()
+        try:
+            for number, client in enumerate(clients):
+                for analysis in analyse(client, visit.video, visit.zone, stride_s=stride_s, threshold=threshold):
+                    if stop.is_set():
+                        return
+                    if number == 0:
+                        visit.analysis = analysis
+                    else:
+                        visit.other = analysis
+                    share = (number + analysis.progress) / len(clients)
+                    left = (time.monotonic() - began) * (1 - share) / max(share, 1e-3)
+                    seen = f"{clock(analysis.windows[-1].end_s)} of {clock(analysis.duration_s)} seen"
+                    yield share, f"{seen}, about {duration(left)} left"
+        finally:
+            visit.running = False
         if visit.analysis is None:
             raise DataError("The video ended before one window could be read. Is it cut off?")
 
+    def cancel(self, visit: Visit) -> str:
+        """End the analysis that is under way; what it found so far stays."""
+        visit.stop.set()
+        if visit.analysis is None or not visit.analysis.windows:
+            return "Cancelled before the first result."
+        seen = f"{clock(visit.analysis.windows[-1].end_s)} of {clock(visit.analysis.duration_s)}"
+        return f"Cancelled after {seen}. What was found until then stays below. {self.verdict(visit.analysis)}"
+
+    def agreement(self, visit: Visit) -> str:
+        """How far two models say the same of one video, or nothing when there is one."""
+        first, second = visit.analysis, visit.other
+        if first is None or second is None or not second.windows:
+            return ""
+        pairs = list(zip(first.windows, second.windows))
+        parts = []
+        if first.classes and second.classes:
+            same = sum(one.action == two.action for one, two in pairs) / len(pairs)
+            parts.append(f"name the same motion in {same:.0%} of {len(pairs)} windows")
+        gaps = [abs(one.breach - two.breach) for one, two in pairs if one.breach == one.breach and two.breach == two.breach]
+        if gaps:
+            parts.append(f"differ by {sum(gaps) / len(gaps):.2f} in breach score on average, by {max(gaps):.2f} at most")
+        return f"The two models {' and '.join(parts)}." if parts else ""
+
     def verdict(self, analysis: Analysis | None) -> str:
-        """The result in a sentence or two."""
+        """The result in a sentence or two, as HTML."""
         if analysis is None or not analysis.windows:
             return "Nothing analysed yet."
         parts = []
@@ -153,7 +180,8 @@ class Page:
             where = ", ".join(f"{span.start_s:.1f} to {span.end_s:.1f} s" for span in alarms[:6])
             many = " and more" if len(alarms) > 6 else ""
             parts.append(
-                f"**{len(alarms)} alarm{'s' if len(alarms) != 1 else ''}**{': ' + where + many if alarms else f' (highest score {peak:.2f})'}."
+                f"<strong>{len(alarms) or 'No'} alarm{'s' if len(alarms) != 1 else ''}</strong>"
+                f"{': ' + where + many if alarms else f' (highest breach score {peak:.2f}, alarm at {analysis.threshold:.2f})'}."
             )
         if analysis.classes:
             total: dict[str, float] = {}
@@ -161,7 +189,9 @@ class Page:
                 total[span.name] = total.get(span.name, 0.0) + span.end_s - span.start_s
             parts.append(
                 "Motion: "
-                + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(total.items(), key=lambda item: -item[1])[:4])
+                + ", ".join(
+                    f"{escape(name)} {seconds:.1f} s" for name, seconds in sorted(total.items(), key=lambda item: -item[1])[:4]
+                )
                 + "."
             )
         parts.append("Research software, not a medical device.")
@@ -186,8 +216,20 @@ class Page:
             f"breach {f'in {name} s' if float(name) else 'now'} {value:.2f}"
             for name, value in window.breach_probability.items()
         ]
-        probabilities = window.action_probability or {"no action head": 0.0}
-        return draw_zone(frame, analysis.zone), ", ".join(words), probabilities, self.reference.nearest(window.embedding)
+        return (
+            draw_zone(frame, analysis.zone),
+            ", ".join(words),
+            window.action_probability,
+            self.reference.nearest(window.embedding),
+        )
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3 min, 2 h 5 min: as one says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def parse_corners(text: str) -> Polygon:
@@ -211,6 +253,8 @@ def parse_corners(text: str) -> Polygon:
 def sentence(error: Exception) -> str:
     """What a visitor reads when something failed: our errors as they are, a bug as a plain apology (its traceback goes to the log)."""
     if isinstance(error, SurgError):
-        return str(error)
+        folder = uploads_folder()
+        # Where uploads lie on this machine is none of a visitor's business.
+        return re.sub(rf"{re.escape(str(folder))}/(?:[0-9a-f]{{16,}}/)?", "", str(error)) if folder else str(error)
     logger.error("a page failed", exc_info=error)
     return "Something broke on our side; the server's log has the details. Your video was not kept."

@@ -11,6 +11,13 @@ GAP = 14
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 CSS = """
+.timeline { overflow-x: auto; }
+.timeline h3 { font-size: .95rem; margin: .25rem 0; }
+.timeline .empty { border: 1px dashed var(--border-color-primary); border-radius: 6px; padding: 1.25rem; text-align: center; margin: 0; }
+.timeline ul { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .25rem 0 0; font-size: .85rem; }
+.timeline li { display: flex; align-items: center; gap: .4rem; margin: 0; }
+.timeline li svg { width: 1.4rem; height: .8rem; min-width: 0; flex: none; }
+@media (max-width: 640px) { .timeline > svg { min-width: 680px; } }
 .timeline svg { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; color: var(--body-text-color); }
 .timeline .frame { fill: none; stroke: var(--border-color-primary); }
 .timeline .alarm { fill: #D55E00; opacity: .28; }
@@ -41,10 +48,10 @@ element.addEventListener('keydown', (event) => {
 """
 
 
-def draw(analysis: Analysis | None, chosen: int | None = None) -> str:
+def draw(analysis: Analysis | None, chosen: int | None = None, *, title: str = "") -> str:
     """SVG of what is known so far; the part of the video not seen yet stays empty."""
     if analysis is None or not analysis.windows:
-        return '<div class="timeline"><p>The timeline appears here once the first window is analysed.</p></div>'
+        return '<div class="timeline"><p class="empty">The timeline appears here once the first window is analysed.</p></div>'
     chart = _Chart(max(analysis.duration_s, analysis.windows[-1].end_s))
     has_actions = bool(analysis.classes)
     has_breach = analysis.windows[0].breach == analysis.windows[0].breach
@@ -56,7 +63,8 @@ def draw(analysis: Analysis | None, chosen: int | None = None) -> str:
     if has_surprise:
         _draw_surprise(chart, analysis)
     _draw_windows(chart, analysis, chosen)
-    return chart.svg(_summary(analysis))
+    heading = f"<h3>{escape(title)} · {escape(analysis.model)}</h3>" if title else ""
+    return f'<div class="timeline">{heading}{chart.svg(_summary(analysis))}{_key(analysis, has_breach, has_surprise)}</div>'
 
 
 class _Chart:
@@ -88,7 +96,7 @@ class _Chart:
             self.add(f'<text x="{self.x(time_s):.1f}" y="{self.top + 8}" text-anchor="{anchor}">{clock(time_s)}</text>')
         body = "".join(self.parts)
         label = escape(description, quote=True)
-        return f'<div class="timeline"><svg viewBox="0 0 {WIDTH} {self.top + 14}" role="group" aria-label="{label}">{body}</svg></div>'
+        return f'<svg viewBox="0 0 {WIDTH} {self.top + 14}" role="group" aria-label="{label}">{body}</svg>'
 
 
 def _draw_actions(chart: _Chart, analysis: Analysis) -> None:
@@ -132,9 +140,6 @@ def _draw_surprise(chart: _Chart, analysis: Analysis) -> None:
         ]
         if points:
             chart.line(kind, points)
-    chart.add(
-        f'<text x="{WIDTH - RIGHT - 2}" y="{top + 12}" text-anchor="end">solid: surprise · dashed: motion (1 = median)</text>'
-    )
 
 
 def _draw_windows(chart: _Chart, analysis: Analysis, chosen: int | None) -> None:
@@ -153,6 +158,23 @@ def _draw_windows(chart: _Chart, analysis: Analysis, chosen: int | None) -> None
         )
         if index == chosen:
             chart.add(f'<rect class="chosen" {box}/>')
+
+
+def _key(analysis: Analysis, has_breach: bool, has_surprise: bool) -> str:
+    """What colours and lines mean, for those that this chart shows."""
+    seen = {span.name for span in analysis.actions}
+    parts = [
+        (f'<rect width="28" height="16" fill="{PALETTE[number % len(PALETTE)]}" opacity=".55"/>', name)
+        for number, name in enumerate(analysis.classes)
+        if name in seen
+    ]
+    line = '<line class="{}" x1="0" x2="28" y1="8" y2="8"/>'
+    if has_breach:
+        parts += [(line.format("score"), "breach score"), ('<rect class="key alarm" width="28" height="16"/>', "alarm")]
+    if has_surprise:
+        parts += [(line.format("surprise"), "surprise"), (line.format("motion"), "motion, both over their median")]
+    items = "".join(f'<li><svg viewBox="0 0 28 16" aria-hidden="true">{mark}</svg>{escape(name)}</li>' for mark, name in parts)
+    return f"<ul>{items}</ul>"
 
 
 def _summary(analysis: Analysis) -> str:

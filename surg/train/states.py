@@ -76,6 +76,10 @@ class Bundles:
             meta["classes"] = list(self.classes)
         if "sterility" in trainee.heads:
             meta["horizons_s"] = list(self.config.model.horizons_s)
+        if "world" in trainee.heads:
+            for kind in ("actions", "states"):
+                readers = [reader for source in self.sources.values() if (reader := getattr(source, kind)) is not None]
+                meta |= {kind: readers[0].described()} if readers else {}
         path = self.run.checkpoints / f"{name}.safetensors"
         save_bundle(path, parts, {}, meta)
         return path

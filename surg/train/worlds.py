@@ -5,6 +5,7 @@ B clips, T time steps, h w grid of one step, D width, A numbers of an action.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,15 @@ def frame_tokens(encoder: nn.Module, clip: Tensor, tubelet: int) -> tuple[Tensor
     return F.layer_norm(tokens.float(), tokens.shape[-1:]).reshape(batch, steps * height * width, -1), (height, width)
 
 
+class Learnt(Protocol):
+    """What a reader took from its training clips: another reader, or a served model's contract."""
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]: ...
+    @property
+    def widths(self) -> dict[str, int]: ...
+
+
 class ActionReader:
     """Actions or states of a clip's time steps as numbers: kinematics from the timeline, classes one-hot, labels as they are.
 
@@ -53,7 +63,7 @@ class ActionReader:
     among the clip's labels, where it holds for the whole clip.
     """
 
-    def __init__(self, names: Sequence[str], manifest: Path, clips: Sequence[Clip], like: "ActionReader | None" = None) -> None:
+    def __init__(self, names: Sequence[str], manifest: Path, clips: Sequence[Clip], like: "Learnt | None" = None) -> None:
         self.names = tuple(names)
         path = timeline_path(manifest)
         self._timeline = Timeline(path) if path.is_file() else None
@@ -65,6 +75,14 @@ class ActionReader:
     def dim(self) -> int:
         """Numbers a step; at least one, which stays 0 when nothing is named."""
         return max(1, sum(self.widths.values()))
+
+    def described(self) -> dict[str, Any]:
+        """Names, widths and classes: what someone needs who is to give the model such numbers."""
+        return {
+            "names": list(self.names),
+            "widths": self.widths,
+            "classes": {key: list(found) for key, found in self.classes.items()},
+        }
 
     def read(self, clip: Clip, times_s: Sequence[float]) -> Floats:
         """float32 (T, dim); what is not known is 0."""

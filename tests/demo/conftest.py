@@ -4,32 +4,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from surg.data.video import probe, write_video
+from surg.data.video import probe
 from surg.demo.analysis import Analysis
+from surg.serving.engine import Server, start_server
 from surg.serving.results import Window
+from tests.demo.videos import moving_square
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("approach", "withdraw", "open", "close")
 ZONE = [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]]
-
-
-def moving_square(path: Path, seconds: float = 4.0, side: int = 128, fps: float = 12.0) -> Path:
-    """A bright square that crosses a dark picture."""
-
-    def frames() -> Iterator[np.ndarray]:
-        for index in range(int(seconds * fps)):
-            frame = np.full((side, side, 3), 40, np.uint8)
-            at = 4 + index * 2 % (side - 24)
-            frame[40:60, at : at + 20] = (220, 180, 60)
-            yield frame
-
-    write_video(path, frames(), fps)
-    return path
 
 
 @pytest.fixture
@@ -55,10 +44,10 @@ def analysis(video: Path) -> Analysis:
                 np.full((4, 4, 4), score, np.float32),
                 np.full(8, index, np.float32),
                 surprise=0.1 + 0.01 * index,
+                motion=0.02,
                 box=(0, 0, 128, 128),
             )
         )
-        made.motion.append(0.02)
     return made
 
 
@@ -93,13 +82,32 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The demo as a user starts it; ends with the session."""
-    log = tmp_path_factory.mktemp("log") / "demo.log"
-    command = [sys.executable, "-m", "surg", "demo", "--repository", str(repository), "--port", "0", "--no-open"]
+def server(repository: Path) -> Iterator[Server]:
+    with start_server(repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo of `address` makes its private folder."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def address(server: Server, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo in front of a server, as a user starts it; ends with the session."""
+    with demo("--server", server.grpc_url, folder=kept, log=tmp_path_factory.mktemp("log") / "demo.log") as line:
+        yield line
+
+
+@contextmanager
+def demo(*options: str, folder: Path, log: Path) -> Iterator[str]:
+    """The address of a demo that runs while the block does, and that ends well."""
+    command = [sys.executable, "-m", "surg", "demo", *options, "--port", "0", "--no-open"]
+    env = {**os.environ, "TMPDIR": str(folder)}
     with (
         log.open("w") as errors,
-        subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline().strip()

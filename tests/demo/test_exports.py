@@ -8,7 +8,16 @@ import numpy as np
 
 from surg.data.video import probe, read_frames
 from surg.demo.analysis import Analysis
-from surg.demo.exports import as_csv, as_cvat, as_json, as_label_studio, write_all, write_annotated
+from surg.demo.exports import (
+    as_csv,
+    as_cvat,
+    as_cvat_labels,
+    as_json,
+    as_label_studio,
+    as_label_studio_config,
+    write_all,
+    write_annotated,
+)
 from surg.demo.overlay import annotate, draw_heat, draw_zone
 
 
@@ -27,13 +36,65 @@ def test_cvat_holds_the_zone_in_pixels_and_a_track_per_event(analysis: Analysis)
     tracks = tree.findall("track")
     assert tracks[0].find("polygon").get("points").startswith("32.00,32.00;96.00,32.00")
     assert len(tracks) == 1 + len(analysis.alarms) + len(analysis.actions)
-    assert all([box.get("outside") for box in track.findall("box")] == ["0", "1"] for track in tracks[1:])
+    ends = {track.get("label"): [box.get("outside") for box in track.findall("box")] for track in tracks[1:]}
+    assert ends == {"approach": ["0", "1"], "breach": ["0", "1"], "close": ["0"]}
 
 
-def test_label_studio_ranges_are_frames_from_one(analysis: Analysis) -> None:
+def test_cvat_would_take_the_file(analysis: Analysis) -> None:
+    """CVAT's page on its XML format 1.1: for videos a version, then tracks of shapes; what each must say, in which form."""
+    tree = ElementTree.fromstring(as_cvat(analysis))
+    frames, width, height = analysis.info.frames, analysis.info.width, analysis.info.height
+    labels = {label["name"]: label["type"] for label in json.loads(as_cvat_labels(analysis))}
+    assert tree.tag == "annotations"
+    assert tree.findtext("version") == "1.1"
+    assert {part.tag for part in tree} == {"version", "track"}
+    assert len({track.get("id") for track in tree.iter("track")}) == len(tree.findall("track"))
+    for track in tree.iter("track"):
+        assert set(track.attrib) == {"id", "label", "source"}
+        assert track.get("source") in {"manual", "auto"}
+        numbers = [int(shape.get("frame")) for shape in track]
+        assert numbers == sorted(set(numbers))
+        assert 0 <= numbers[0] <= numbers[-1] < frames
+        for shape in track:
+            assert {"rectangle": "box", "polygon": "polygon"}[labels[track.get("label")]] == shape.tag
+            assert all(shape.get(name) in {"0", "1"} for name in ("keyframe", "outside", "occluded"))
+            if shape.tag == "box":
+                points = [(float(shape.get(f"x{end}")), float(shape.get(f"y{end}"))) for end in ("tl", "br")]
+            else:
+                points = [tuple(map(float, pair.split(","))) for pair in shape.get("points").split(";")]
+                assert len(points) >= 3
+            assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
+
+
+def test_label_studio_would_take_the_task(analysis: Analysis) -> None:
+    """Its guide on pre-annotated data: `data` names what the interface shows; every result names a control and an object of it."""
+    view = ElementTree.fromstring(as_label_studio_config(analysis))
+    (control,), (shown,) = view.findall("TimelineLabels"), view.findall("Video")
     (task,) = json.loads(as_label_studio(analysis))
-    ranges = [result["value"]["ranges"][0] for result in task["predictions"][0]["result"]]
-    assert all(1 <= part["start"] <= part["end"] <= analysis.info.frames for part in ranges)
+    assert set(task) == {"data", "predictions"}
+    assert shown.get("value") == "$" + next(iter(task["data"]))
+    assert float(shown.get("frameRate")) == analysis.info.fps
+    assert control.get("toName") == shown.get("name")
+    results = task["predictions"][0]["result"]
+    assert len({result["id"] for result in results}) == len(results)
+    allowed = {label.get("value") for label in control}
+    for result in results:
+        assert (result["from_name"], result["to_name"]) == (control.get("name"), shown.get("name"))
+        assert result["type"] == control.tag.lower()
+        assert 0 <= result["score"] <= 1
+        assert set(result["value"]) == {"ranges", "timelinelabels"}
+        assert set(result["value"]["timelinelabels"]) <= allowed
+        for part in result["value"]["ranges"]:
+            assert isinstance(part["start"], int)
+            assert 1 <= part["start"] <= part["end"] <= analysis.info.frames
+
+
+def test_a_label_with_special_letters_stays_a_label(analysis: Analysis) -> None:
+    analysis.classes = ('cut & "tie" <1>', *analysis.classes[1:])
+    for window in analysis.windows[:4]:
+        object.__setattr__(window, "action", analysis.classes[0])
+    names = {label.get("value") for label in ElementTree.fromstring(as_label_studio_config(analysis)).iter("Label")}
+    assert {track.get("label") for track in ElementTree.fromstring(as_cvat(analysis)).iter("track")} - {"sterile zone"} <= names
 
 
 def test_all_files_are_written(analysis: Analysis, tmp_path: Path) -> None:
@@ -41,7 +102,9 @@ def test_all_files_are_written(analysis: Analysis, tmp_path: Path) -> None:
         "events.json",
         "events.csv",
         "cvat.xml",
+        "cvat-labels.json",
         "label-studio.json",
+        "label-studio.xml",
     ]
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from surg.data.manifest import Clip
 from surg.demo.live import Ring, Stream, read
-from surg.demo.pages import Page, Visit, parse_corners, sentence
+from surg.demo.pages import Page, duration, parse_corners, sentence
 from surg.demo.reference import Reference
+from surg.demo.visits import GRACE_S, Visit, Visits
 from surg.errors import DataError
 from surg.serving.client import Client, connect
 
@@ -108,18 +109,133 @@ def test_a_bug_is_an_apology_without_details() -> None:
     assert "secret" not in sentence(RuntimeError("secret"))
 
 
-def test_what_a_visit_made_goes_with_it(page: Page, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    upload = tmp_path / "uploads" / "x" / "clip.mp4"
-    upload.parent.mkdir(parents=True)
-    upload.write_bytes(video.read_bytes())
-    visit = finished(page, upload)
-    visit.close()
-    assert not upload.exists()
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which Gradio would keep uploads."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+def upload(uploads: Path, video: Path, name: str = "clip.mp4") -> Path:
+    path = uploads / "0123456789abcdef0123" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(video.read_bytes())
+    return path
+
+
+def test_what_a_visit_brought_and_made_goes_with_it(page: Page, video: Path, uploads: Path) -> None:
+    visit = page.visits.of("one")
+    path = upload(uploads, video)
+    page.open_video(visit, str(path))
+    list(page.analyse(visit, 1.0, None, False))
+    (visit.folder / "events.json").write_text("{}")
+    page.visits.leave("one")
+    assert not path.exists()
     assert not visit.folder.exists()
-    other = finished(page, video)
-    other.close()
+    assert len(page.visits) == 0
+
+
+def test_a_file_that_was_not_uploaded_is_never_deleted(page: Page, video: Path, uploads: Path) -> None:
+    page.open_video(page.visits.of("one"), str(video))
+    page.visits.leave("one")
     assert video.exists()
+
+
+def test_the_next_upload_deletes_the_one_before(page: Page, video: Path, uploads: Path) -> None:
+    visit = page.visits.of("one")
+    first, second = upload(uploads, video), upload(uploads, video, "second.mp4")
+    page.open_video(visit, str(first))
+    page.open_video(visit, str(second))
+    assert not first.exists()
+    assert second.exists()
+
+
+def test_two_visitors_with_the_same_file_do_not_lose_it(page: Page, video: Path, uploads: Path) -> None:
+    path = upload(uploads, video)
+    for name in ("one", "two"):
+        page.open_video(page.visits.of(name), str(path))
+    page.visits.leave("one")
+    assert path.exists()
+    page.visits.leave("two")
+    assert not path.exists()
+
+
+def test_a_broken_upload_is_not_kept_and_its_folder_not_told(page: Page, video: Path, uploads: Path) -> None:
+    path = upload(uploads, video, "bad.mp4")
+    path.write_bytes(b"no video")
+    with pytest.raises(DataError) as caught:
+        page.open_video(page.visits.of("one"), str(path))
+    assert not path.exists()
+    assert "bad.mp4" in sentence(caught.value)
+    assert str(uploads) not in sentence(caught.value)
+
+
+def test_the_upload_of_a_program_is_deleted_after_its_answer(page: Page, video: Path, uploads: Path) -> None:
+    path = upload(uploads, video)
+    assert page.events(path, "", 1.0)["windows"]
+    assert not path.exists()
+
+
+def test_pictures_older_than_every_visit_are_swept_and_younger_ones_stay(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import surg.demo.visits
+
+    visits = Visits()
+    picture = uploads / "frame.webp"
+    picture.write_bytes(b"pixels")
+    visits.sweep()
+    assert picture.exists()
+    visit = visits.of("one")
+    visit.began += GRACE_S + 2
+    visits.sweep()
+    assert not picture.exists()
+    visit.touched -= surg.demo.visits.IDLE_S + 1
+    visits.sweep()
+    assert len(visits) == 0
+
+
+def test_a_cancelled_analysis_ends_and_keeps_what_it_found(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    running = page.analyse(visit, 0.25, None, False)
+    for _ in range(2):
+        next(running)
+    assert "stays below" in page.cancel(visit)
+    assert list(running) == []
+    assert 2 <= len(visit.analysis.windows) <= 3
+    assert not visit.running
+    list(page.analyse(visit, 0.25, None, False))
+    assert len(visit.analysis.windows) > 5
+
+
+def test_two_models_are_compared_in_a_sentence(page: Page, video: Path) -> None:
+    page.other = page.client
+    visit = finished(page, video, compare=True)
+    assert "same motion in 100%" in page.agreement(visit)
+    assert "by 0.00 at most" in page.agreement(visit)
+    assert page.agreement(finished(page, video)) == ""
+
+
+def test_the_usual_stride_grows_with_the_video_up_to_two_seconds(
+    page: Page, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    import surg.demo.pages
+
+    visit = Visit()
+    assert page.usual_stride(visit) == 0.5
+    page.open_video(visit, str(video))
+    for seconds, stride in ((4, 0.5), (60, 1.0), (600, 2.0), (7200, 2.0)):
+        monkeypatch.setattr(surg.demo.pages, "probe", lambda _, length=seconds: SimpleNamespace(duration_s=length))
+        assert page.usual_stride(visit) == stride
+
+
+def test_the_time_left_is_said_as_one_says_it() -> None:
+    assert [duration(value) for value in (8.4, 89, 100, 5300, 7500)] == ["8 s", "89 s", "2 min", "88 min", "2 h 5 min"]
 
 
 def test_the_api_gives_events_as_plain_values(page: Page, video: Path) -> None:

@@ -27,6 +27,18 @@ def test_the_chosen_moment_is_marked(analysis: Analysis) -> None:
     assert draw(analysis, 2).count('class="chosen"') == 1
 
 
+def test_the_key_names_what_is_drawn_and_nothing_else(analysis: Analysis) -> None:
+    names = [item.text or "".join(item.itertext()) for item in ElementTree.fromstring(draw(analysis)).iter("li")]
+    assert names == ["approach", "close", "breach score", "alarm", "surprise", "motion, both over their median"]
+    for window in analysis.windows:
+        object.__setattr__(window, "surprise", None)
+    assert "surprise" not in draw(analysis)
+
+
+def test_the_most_telling_moment_is_the_highest_breach(analysis: Analysis) -> None:
+    assert analysis.most_telling == 4
+
+
 def test_before_the_first_window_it_says_so() -> None:
     assert "appears here" in draw(None)
 

@@ -12,7 +12,7 @@ from tests.train import made
 
 # A run of a few milliseconds a step: nano, 48 px, 8 frames.
 QUICK = {
-    "model": {"size": "nano", "encoder": {"depth": 2}},
+    "model": {"size": "nano", "encoder": {"depth": 2}, "start": "random"},
     "data": {"size": 48, "num_frames": 8, "fps": 8.0},
     "batch_size": 4,
     "steps": 4,

@@ -61,6 +61,9 @@ OWN = ("model.encoder={}",)
 TUNED = ("calibrate.stride_s=0.125",)
 told = meta("thresholds", "calibration")
 
+# A hundred short runs: minutes.
+pytestmark = pytest.mark.slow
+
 CASES: dict[str, Case] = {
     "recipe": Case("pretrain", "recipe=mine", look=meta("recipe")),
     "seed": Case("pretrain", "seed=1"),

@@ -15,7 +15,7 @@ from surg.train.loop import train
 
 Settings = Callable[..., TrainConfig]
 # The encoder may not move in these.
-FROZEN = {"probe", "pretrain-head", "surgery-head", "stage1", "stage1-8gb", "stage1-mps", "stage2"}
+FROZEN = {"probe", "pretrain-head", "surgery-head", "stage1", "stage1-8gb", "stage1-mps", "stage2", "surg-tiny-world"}
 
 
 @pytest.mark.parametrize("name", recipes.names())
