@@ -20,7 +20,9 @@ def infer(
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files or folders of them.")] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="host:8001, http://host:8000, or local:REPO. Without it the server of `surg serve start`."),
+        typer.Option(
+            help="host:8001, http://host:8000, or local:REPO. Without it the server of `surg serve start`, else the shipped model without one."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write: .json, or .csv with one row per window.")
@@ -190,15 +192,15 @@ def _polygon(text: str | None) -> list[list[float]] | None:
 
 
 def _running() -> str:
+    """The server started here; where none was, the shipped model without a server."""
     from surg.errors import ServerError
     from surg.serving import registry
+    from surg.serving.shipped import shipped_repository
 
-    try:
-        running = registry.find()
-    except ServerError as error:
-        raise ServerError(
-            "No server was named and none was started here.\nStart one: surg serve start REPO    or run without: --server local:REPO"
-        ) from error
+    if not registry.names():
+        typer.echo("No server was named and none was started here: asking the shipped model in this process.", err=True)
+        return f"local:{shipped_repository()}"
+    running = registry.find()
     if not running.alive:
         raise ServerError(
             "The server started here has stopped.\nStart it again: surg serve start REPO    or run without: --server local:REPO"

@@ -27,7 +27,6 @@ TITLE = "surg · what a video world model sees in the operating room"
 CSS = (
     timeline.CSS
     + """
-.gradio-container { max-width: 1240px !important; margin: auto; }
 .heading h1 { font-size: 1.5rem; margin: 0; }
 .heading p { margin: .15rem 0 .5rem; }
 .heading .notice { border-left: 4px solid #D55E00; padding: .1rem .75rem; }
@@ -38,14 +37,21 @@ button[role="tab"][aria-selected="true"] { color: #1d4ed8 !important; }
 #verdict { min-height: 3rem; }
 #verdict progress { width: 100%; height: .6rem; accent-color: #1d4ed8; }
 #zone-picture img { cursor: crosshair; }
-@media (max-width: 640px) {
-  .gradio-container { padding: .5rem !important; }
-  .gradio-container main { padding: 0 !important; }
-}
 """
 )
+# The frame of the page. Gradio puts all of CSS below its own content, where this would find nothing.
+HEAD = """<style>
+.gradio-container > .main { max-width: 1240px !important; margin: auto; }
+@media (max-width: 640px) { .gradio-container > .main > .wrap { padding: .5rem !important; } }
+</style>"""
 # Moves the player when a moment is chosen on the timeline.
 SEEK = "(time) => { const video = document.querySelector('#player video'); if (video && time >= 0) { video.currentTime = time; video.pause(); } return time; }"
+# Gradio names its empty boxes, but gives them no role that may have a name: screen readers are then free to leave the name out.
+ROLES = """() => {
+  const named = () => document.querySelectorAll('.empty[aria-label]:not([role])').forEach((box) => box.setAttribute('role', 'img'));
+  new MutationObserver(named).observe(document.body, { childList: true, subtree: true });
+  named();
+}"""
 EMPTY = "Nothing analysed yet."
 HEADING = """<header class="heading"><h1>surg</h1>
 <p>What a video world model sees in the operating room: motion, breaches of the sterile zone, surprise.</p>

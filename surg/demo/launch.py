@@ -53,7 +53,7 @@ def launch(
             len(known),
         )
 
-        from surg.demo.app import CSS, MAX_UPLOAD, build, theme
+        from surg.demo.app import CSS, HEAD, MAX_UPLOAD, ROLES, build, theme
         from surg.demo.pages import Page
 
         page = Page(client, known, other)
@@ -66,6 +66,8 @@ def launch(
             inbrowser=open_browser,
             quiet=True,
             css=CSS,
+            head=HEAD,
+            js=ROLES,
             theme=theme(),
             max_file_size=MAX_UPLOAD,
             allowed_paths=[str(FOLDER)],

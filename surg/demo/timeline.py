@@ -11,7 +11,8 @@ GAP = 14
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 CSS = """
-.timeline { overflow-x: auto; }
+/* A phone scrolls the chart, not the page: contained, its width does not widen what is around it. */
+.timeline { overflow-x: auto; contain: inline-size; }
 .timeline h3 { font-size: .95rem; margin: .25rem 0; }
 .timeline .empty { border: 1px dashed var(--border-color-primary); border-radius: 6px; padding: 1.25rem; text-align: center; margin: 0; }
 .timeline ul { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .25rem 0 0; font-size: .85rem; }

@@ -1,9 +1,9 @@
 """A start for small encoders that sees motion before it has learnt anything.
 
 Patch filters that prefer a direction of motion, as pairs in quadrature (Adelson & Bergen 1985), and a first hidden layer that
-subtracts the energies of opposite directions. From random weights a 192-wide encoder stayed at chance on tool motions that only time
-tells apart; with these a linear layer reads 0.7 of the flow's variance off its tokens at the first step (benchmarks/motion_start.py).
-Nothing is learnt from data: filters are scaled to answer pink noise, whose spectrum is that of natural pictures, with unit variance.
+subtracts the energies of opposite directions. A linear layer then reads 0.7 of the flow's variance off the tokens of an encoder that
+has learnt nothing; off those of random weights it reads none (benchmarks/motion_start.py). No data is needed: filters are scaled to
+answer pink noise, whose spectrum is that of natural pictures, with unit variance.
 
 F filters, P patch side, D width. The residual stream's first channels hold the motion filters, then what stands still, then the energies.
 """
@@ -97,7 +97,7 @@ def start_with_motion(encoder: nn.Module, seed: int = 0) -> None:
     filters[:moving] = LUMINANCE[:, None, None, None] * motion.weights[:, None]
     filters[moving : moving + still] = still_filters(patch, still)[:, :, None] / 2
     noise = pink_noise(np.random.default_rng(seed), 4096, patch)
-    heard = np.einsum("bcpq,fcpq->bf", noise, filters.sum(2)) if still else noise
+    heard = np.einsum("bcpq,fcpq->bf", noise, filters.sum(2))
     spread = heard.std(0)
     # Two frames of noise that moves a pixel or so: what motion filters answer to.
     spread[:moving] = np.einsum("bcpq,fctpq->btf", noise, filters[:moving]).std((0, 1)) * np.sqrt(2)

@@ -219,7 +219,6 @@ def test_ten_minutes_are_watched_to_the_end_with_a_bar_and_the_time_left(page: P
     assert page.locator("#timeline [data-window]").count() == 299
 
 
-@pytest.mark.xfail(reason="findings of axe and on a phone are not mended yet", strict=False)
 def test_no_serious_fault_for_people_who_do_not_see_or_use_a_keyboard(browser: Browser, address: str) -> None:
     for scheme in ("light", "dark"):
         page = opened(browser, address, scheme=scheme)
@@ -233,7 +232,6 @@ def test_no_serious_fault_for_people_who_do_not_see_or_use_a_keyboard(browser: B
         page.close()
 
 
-@pytest.mark.xfail(reason="findings of axe and on a phone are not mended yet", strict=False)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_sticks_out(browser: Browser, address: str, scheme: str) -> None:
     phone = opened(browser, address, scheme=scheme, width=390)
