@@ -7,12 +7,11 @@ mapped pages of the file too.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from model_record import record
+from recording import write_result
 
 WRITE = """
 import torch; from surg.model.zoo import *; from surg.model.encoder import Encoder; from surg.model.predictor import Predictor
@@ -57,9 +56,10 @@ def main() -> None:
     }
     lines = ["| step | peak memory | x weights |", "|---|---|---|"]
     lines += [f"| {step} | {peak / 1e9:.2f} GB | {peak / weights:.2f} |" for step, peak in peaks.items()]
+    table = "\n".join(lines)
     results = {"model": options.model, "weights_bytes": weights, "peak_rss_bytes": peaks}
     note = f"{options.model}: {weights / 1e9:.2f} GB of fp32 weights (encoder and predictor, made up). Peak resident size, mapped pages included."
-    record("model_memory", note, json.loads(json.dumps(results)), "\n".join(lines))
+    print(f"{table}\nwrote {write_result('model_memory', results, table, note)} and .md")
 
 
 if __name__ == "__main__":

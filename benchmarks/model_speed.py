@@ -16,7 +16,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from model_record import record
+from recording import write_result
 from transformers import VJEPA2Config, VJEPA2Model
 
 from surg.model.convert import _ratio
@@ -95,7 +95,9 @@ def main() -> None:
         for row in rows
     ]
     note = f"fp32, {options.threads} thread(s), {options.runs} interleaved runs after one warm-up each; processor time; median of ratios."
-    record("model_speed", note, {"rows": rows, "threads": options.threads, "runs": options.runs}, "\n".join(lines))
+    table = "\n".join(lines)
+    results = {"rows": rows, "threads": options.threads, "runs": options.runs}
+    print(f"{table}\nwrote {write_result('model_speed', results, table, note)} and .md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a benchmark's figures go: benchmarks/<what>_<hardware>_<yyyy-mm>.json, with command, commit, versions and date."""
+"""Where a benchmark's figures go: benchmarks/<what>_<hardware>_<yyyy-mm>.json (and .md), with command, commit, versions and date."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from surg.runs import describe_environment, write_json
+from surg.runs import describe_environment, write_json, write_text
 
 
 def hardware() -> str:
@@ -21,16 +21,21 @@ def hardware() -> str:
     return f"{family}{generation}-{os.cpu_count()}core"
 
 
-def write_result(what: str, results: dict[str, Any]) -> Path:
+def write_result(what: str, results: dict[str, Any], table: str = "", note: str = "") -> Path:
+    """`table`: Markdown for a page of the same name; `note`: a sentence on how the figures were taken."""
     now = datetime.now(UTC)
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     path = Path(__file__).parent / f"{what}_{hardware()}_{now:%Y-%m}.json"
     write_json(
         path,
         {
-            "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            "command": command,
             "date": f"{now:%Y-%m-%d}",
             "environment": describe_environment(seed=0, data_fingerprint=None),
+            **({"note": note} if note else {}),
             "results": results,
         },
     )
+    if table:
+        write_text(path.with_suffix(".md"), "\n\n".join(filter(None, [f"`{command}`, {now:%Y-%m-%d}", note, table])) + "\n")
     return path

@@ -64,6 +64,7 @@ def embed_manifest(
     if not resume or _stamp_of(parts.folder, out) not in ("", stamp["stamp"]):
         parts.forget()
     finished = parts.keys()
+    backend.kept(len(finished))
     parts.folder.mkdir(parents=True, exist_ok=True)
     (parts.folder / "stamp.json").write_text(json.dumps(stamp))
     order: list[str] = []

@@ -19,6 +19,7 @@ from surg.data.preprocess import PreprocessSpec, resize_box, zone_map
 from surg.train.breach import breach_targets, place_map
 from surg.train.config import DataConfig
 from surg.train.flow import token_flow
+from surg.train.shown import Region, Shown
 from surg.train.sources import Draw, Source
 
 Box = tuple[int, int, int, int]
@@ -43,6 +44,8 @@ class Batch:
     """float (B, t, h, w): share of the patch where the breach is; NaN: not known."""
     acting: Tensor
     """float (B, t, h, w): share of the patch that shows the instrument that acts; NaN: not known."""
+    unsterile: Tensor
+    """float (B, t, h, w): share of the patch that shows who is not sterile; NaN: not known."""
     motion: Tensor
     """float (B, 23), NaN: not known."""
     tasks: dict[str, Tensor]
@@ -67,7 +70,7 @@ class Batch:
         """Clips of which nothing is known; all take part in `tasks`."""
         unknown, count = torch.full((len(frames), 1), torch.nan), len(frames)
         taking_part = {task: torch.ones(count, dtype=torch.bool) for task in tasks}
-        return cls(frames, unknown, torch.full((count,), -1), unknown, unknown, unknown, unknown, taking_part)
+        return cls(frames, unknown, torch.full((count,), -1), unknown, unknown, unknown, unknown, unknown, taking_part)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -172,16 +175,20 @@ def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = No
     moments = [clip.start_s + max(end - (len(steps) - 1 - n) * reading.tubelet, 0) / reading.data.fps for n in steps]
     found = source.breaches.get(draw.index)
     place = place_map(found, moments, stored.box, box, side, size // reading.patch)
-    acting = _acting_of(source, draw.index, moments, box, side, place.shape)
+    acting, unsterile = (
+        _shown_of(seen.get(draw.index), stored.box, moments, box, side, place.shape)
+        for seen in (source.acting, source.unsterile)
+    )
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
     if vary and frames is not None:
         if random.random() < flip:
-            frames, occupancy, place, acting = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1], acting[..., ::-1]
+            frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
+            acting, unsterile = acting[..., ::-1], unsterile[..., ::-1]
         frames = change_colours(frames, reading.data.augment, random)
     action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and frames is not None and backwards in reading.classes and random.random() < 0.5:
-        frames, acting = frames[::-1], acting[::-1]
+        frames, acting, unsterile = frames[::-1], acting[::-1], unsterile[::-1]
         action, motion = reading.classes.index(backwards), np.full_like(motion, np.nan)
     row: dict[str, npt.NDArray[Any]] = {
         "zone": np.ascontiguousarray(occupancy, np.float32),
@@ -189,6 +196,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = No
         "breach": breach_targets(found, clip, time_s, reading.horizons_s),
         "place": np.ascontiguousarray(place, np.float32),
         "acting": np.ascontiguousarray(acting, np.float32),
+        "unsterile": np.ascontiguousarray(unsterile, np.float32),
         "motion": motion,
     }
     if frames is None:
@@ -260,13 +268,10 @@ def _motion_of(clip: Clip, source: Source, index: int) -> npt.NDArray[np.float32
     return np.array([float(clip.labels.get(f"motion_{i:02d}", np.nan)) for i in range(MOTION_FEATURES)], np.float32)
 
 
-def _acting_of(
-    source: Source, index: int, moments: Sequence[float], box: Box, size: int, shape: tuple[int, ...]
+def _shown_of(
+    found: Shown | None, stored: Region, moments: Sequence[float], box: Box, size: int, shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32]:
-    found = source.acting.get(index)
-    if found is None:
-        return np.full(shape, np.nan, np.float32)
-    return found.at(moments, source.store.entries[index].box, box, size, shape[-1])
+    return np.full(shape, np.nan, np.float32) if found is None else found.at(moments, stored, box, size, shape[-1])
 
 
 class Ahead:

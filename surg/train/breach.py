@@ -20,6 +20,9 @@ Box = tuple[int, int, int, int]
 Region = tuple[float, float, float, float]
 # Labels round times to milliseconds; frames lie on a grid of their own.
 SLACK_S = 1e-3
+LEAST_PATCHES = 2.0
+"""Side, in patches, of the smallest place that is taught. Where a glove touches a drape is a quarter of a patch: its share of any patch
+would teach "no" everywhere, and what tells a touch from a hand above it lies around it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def breach_targets(found: Breaches | None, clip: Clip, time_s: float, horizons_s
 def place_map(
     found: Breaches | None, times_s: Sequence[float], stored: Region, crop: Box, size: int, patches: int
 ) -> npt.NDArray[np.float32]:
-    """Share of each patch that the breach's box covers at each time: float32 (t, h, w), NaN where it is not known.
+    """Share of each patch that the breach's surroundings cover at each time: float32 (t, h, w), NaN where it is not known.
 
     stored: the stored square in 0..1 of the source picture; crop: what is shown, in pixels of the stored square (side `size`).
     """
@@ -105,7 +108,11 @@ def place_map(
     for step, time_s in enumerate(times_s):
         if found.in_breach(time_s):
             box = found.box_at(time_s)
-            out[step] = np.nan if box is None else _coverage(_shown(box, stored, crop, size), patches)
+            out[step] = (
+                np.nan
+                if box is None
+                else _coverage(_widened(_shown(box, stored, crop, size), LEAST_PATCHES / patches), patches)
+            )
     return out
 
 
@@ -122,6 +129,17 @@ def _shown(box: Region, stored: Region, crop: Box, size: int) -> Region:
         across(box[2], stored[0], width, crop[0], crop[2]),
         across(box[3], stored[1], height, crop[1], crop[3]),
     )
+
+
+def _widened(box: Region, least: float) -> Region:
+    """The box, at least `least` wide and high around its centre."""
+
+    def along(low: float, high: float) -> tuple[float, float]:
+        more = max(least - (high - low), 0) / 2
+        return low - more, high + more
+
+    (x0, x1), (y0, y1) = along(box[0], box[2]), along(box[1], box[3])
+    return x0, y0, x1, y1
 
 
 def _coverage(box: Region, patches: int) -> npt.NDArray[np.float32]:

@@ -126,6 +126,8 @@ def build_trainee(
     if "sterility" in tasks:
         fresh = SterilityHead(width, depth=config.model.head_depth, horizons_s=config.model.horizons_s)
         heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
+    if "sterility" in tasks and config.loss.weights.unsterile_map:
+        heads["unsterile_map"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
     if "flow" in tasks:
         heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
     if "world" in tasks:

@@ -166,6 +166,8 @@ class LossWeights(Config):
     """Breach now and at each horizon."""
     breach_map: float = 0.5
     """Where the breach is, per token."""
+    unsterile_map: float = 0.0
+    """Which token shows somebody or something that is not sterile: a linear layer on every token. Needs masks that say who is."""
     order: float = 1.0
     """Temporal order (stage 1)."""
     contrast: float = 1.0

@@ -340,7 +340,7 @@ def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, S
                 cache,
                 split=split,
                 classes_needed=needs_classes,
-                acting=config.loss.weights.action_map > 0,
+                weights=config.loss.weights,
                 like=(like or {}).get(name),
             )
         except NothingThereError:

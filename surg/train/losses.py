@@ -77,7 +77,7 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | Non
 def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0, gamma: float = 2.0) -> Tensor:
     """Where it happens, per token.  (B, N) logits against (B, N) shares of the token covered; NaN targets do not count.
 
-    Focal, and counted in hundredths of a clip's tokens: of a breach only a few of 800 tokens show anything, and in a plain mean the
+    Focal, and counted in tenths of a clip's tokens: of a breach only a few of 800 tokens show anything, and in a plain mean the
     others, long since learnt, would leave them no weight.
     """
     known = torch.isfinite(target)
@@ -85,7 +85,14 @@ def dense(logits: Tensor, target: Tensor, positive_weight: float = 4.0, gamma: f
     per_token = F.binary_cross_entropy_with_logits(logits, filled, reduction="none")
     wrong = (torch.sigmoid(logits) - filled).abs()
     weight = known.to(logits.dtype) * (1 + (positive_weight - 1) * filled) * wrong**gamma
-    return 100 * (per_token * weight).mean()
+    return 10 * (per_token * weight).mean()
+
+
+def covered(logits: Tensor, share: Tensor) -> Tensor:
+    """Binary cross-entropy of every token, (B, K) logits against the share of it that is covered; what is NaN does not count."""
+    known = torch.isfinite(share)
+    filled = torch.where(known, share, torch.zeros_like(share)).to(logits.dtype)
+    return (F.binary_cross_entropy_with_logits(logits, filled, reduction="none") * known).mean()
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from surg.data.manifest import Clip, Manifest
 from surg.data.motion import FEATURES
 from surg.errors import ConfigError, DataError
-from surg.train.acting import Acting, acting_of
 from surg.train.breach import Breaches, breaches_of
-from surg.train.config import DataConfig, SourceConfig
+from surg.train.config import DataConfig, LossWeights, SourceConfig
+from surg.train.shown import Shown, acting_of, unsterile_of
 from surg.train.store import ClipStore, StoreSpec, open_store
 from surg.train.worlds import ActionReader
 
@@ -44,8 +44,10 @@ class Source:
     fingerprint: str
     breaches: dict[int, Breaches] = field(default_factory=dict)
     """What is known about breaches, by clip; sterility sources only."""
-    acting: dict[int, Acting] = field(default_factory=dict)
+    acting: dict[int, Shown] = field(default_factory=dict)
     """Where the instrument that acts is, by clip; only where it is taught."""
+    unsterile: dict[int, Shown] = field(default_factory=dict)
+    """Where those are who are not sterile, likewise."""
     motion: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
     """z-normed motion features by clip, from the table of `surg data motion`."""
     actions: ActionReader | None = None
@@ -79,7 +81,7 @@ def open_source(
     *,
     split: str,
     classes_needed: bool,
-    acting: bool = False,
+    weights: LossWeights | None = None,
     like: Source | None = None,
 ) -> Source:
     """Read a manifest's split and decode it; `like` is the training side, whose classes count. Raises DataError with what to do when nothing is left."""
@@ -116,8 +118,10 @@ def open_source(
     if "sterility" in config.tasks:
         breaches = {number: found for number, clip in enumerate(clips) if (found := breaches_of(clip)) is not None}
     source = Source(name, config, clips, store, usable, manifest.fingerprint, breaches)
-    if acting and "action" in config.tasks:
+    if weights is not None and weights.action_map and "action" in config.tasks:
         source.acting = {number: seen for number, clip in enumerate(clips) if (seen := acting_of(clip)) is not None}
+    if weights is not None and weights.unsterile_map and "sterility" in config.tasks:
+        source.unsterile = {number: seen for number, clip in enumerate(clips) if (seen := unsterile_of(clip)) is not None}
     if config.motion is not None:
         source.motion = motion_vectors(config.motion, clips)
     if "world" in config.tasks:

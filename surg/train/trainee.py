@@ -224,6 +224,10 @@ class Trainee(nn.Module):
         if self.config.weights.breach_map:
             where = batch.place[rows].flatten(1)
             found["breach_map"] = losses.dense(place.float().flatten(1), where if keep is None else where.gather(1, keep))
+        if "unsterile_map" in self.heads:
+            where = batch.unsterile[rows].flatten(1)
+            where = where if keep is None else where.gather(1, keep)
+            found["unsterile_map"] = losses.covered(self.heads["unsterile_map"](tokens).float().squeeze(-1), where)
         return found
 
     def _random_tokens(self, clip: Tensor, share: float) -> Tensor:

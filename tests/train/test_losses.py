@@ -35,7 +35,7 @@ def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_cares_less_for_what_
 def test_unknown_places_do_not_count() -> None:
     logits = torch.tensor([[0.0, 50.0]])
     # One of two tokens counts, half wrong (focal: a quarter of log 2), in hundredths of the tokens.
-    assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(100 * math.log(2) / 4 / 2)
+    assert float(losses.dense(logits, torch.tensor([[0.0, math.nan]]))) == pytest.approx(10 * math.log(2) / 4 / 2)
     assert float(losses.dense(logits, torch.full((1, 2), math.nan))) == 0.0
 
 
@@ -76,12 +76,20 @@ def test_a_breach_is_asked_for_now_and_ahead_and_never_guessed() -> None:
 def test_the_breach_map_follows_the_crop() -> None:
     labels = {"breach": 1, "breach_t0": 0.0, "breach_t1": 1.0, "breach_box": "0.5,0.5,1.0,1.0"}
     found = breaches_of(Clip("v", 0.0, 1.0, "c", labels=labels))
-    whole = place_map(found, [0.5], (0, 0, 1, 1), (0, 0, 32, 32), 32, 2)
-    assert whole[0].tolist() == [[0, 0], [0, 1]]
+    whole = place_map(found, [0.5], (0, 0, 1, 1), (0, 0, 32, 32), 32, 4)
+    assert whole[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     # Only the lower right quarter is shown: all of it.
     corner = place_map(found, [0.5, 2.0], (0, 0, 1, 1), (16, 16, 32, 32), 32, 2)
     assert corner[0].tolist() == [[1, 1], [1, 1]]
     assert corner[1].max() == 0
+
+
+def test_a_touch_smaller_than_a_patch_is_taught_with_what_is_around_it() -> None:
+    labels = {"breach": 1, "breach_t0": 0.0, "breach_t1": 1.0, "breach_box": "0.49,0.49,0.51,0.51"}
+    found = breaches_of(Clip("v", 0.0, 1.0, "c", labels=labels))
+    place = place_map(found, [0.5], (0, 0, 1, 1), (0, 0, 64, 64), 64, 4)[0]
+    assert place[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
+    assert place.sum() == pytest.approx(4)
 
 
 def test_shares_come_out_even_over_steps() -> None:

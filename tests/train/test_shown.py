@@ -1,4 +1,4 @@
-"""Which tokens show who acts: the map follows crops, and the loss teaches it."""
+"""Which tokens show who acts and who is not sterile: the map follows crops, and the loss teaches it."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import torch
 
 from surg.data.manifest import Clip
 from surg.errors import DataError
-from surg.train.acting import acting_of
-from surg.train.losses import acting
+from surg.train.losses import acting, covered
+from surg.train.shown import acting_of, unsterile_of
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -51,6 +51,24 @@ def test_a_truth_without_a_mover_teaches_nothing_and_a_damaged_one_says_so(tmp_p
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(DataError, match=r"bad\.npz cannot be read"):
         acting_of(Clip("a.mp4", 0, 1, "c", masks=str(tmp_path / "bad.npz")))
+
+
+def test_the_unsterile_are_shown_and_nobody_else(tmp_path: Path) -> None:
+    ids = np.zeros((2, 112, 112), np.uint8)
+    ids[:, :56, :56], ids[:, :56, 56:], ids[1, 56:, 56:] = 3, 5, 7  # a surgeon, a circulator; a visitor comes in below
+    np.savez(tmp_path / "room.npz", ids=ids, instances=np.uint8([3, 5, 7]), sterile=np.array([True, False, False]))
+    found = unsterile_of(Clip("a.mp4", 0, 1, "c", masks=str(tmp_path / "room.npz")))
+    assert found is not None
+    first, last = found.at([0.0, 1.0], WHOLE, (0, 0, 100, 100), 100, 2)
+    np.testing.assert_allclose(first, [[0, 1], [0, 0]], atol=0.03)
+    np.testing.assert_allclose(last, [[0, 1], [0, 1]], atol=0.03)
+    assert acting_of(Clip("a.mp4", 0, 1, "c", masks=str(tmp_path / "room.npz"))) is None
+
+
+def test_what_is_covered_is_wanted_and_the_unknown_does_not_count() -> None:
+    share = torch.tensor([[1.0, 0.0, torch.nan]])
+    assert covered(torch.tensor([[20.0, -20.0, 20.0]]), share) < 1e-6
+    assert covered(torch.tensor([[-20.0, 20.0, 20.0]]), share) > 10
 
 
 def test_the_loss_wants_the_action_where_it_is_and_nothing_elsewhere() -> None:

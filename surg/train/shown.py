@@ -1,11 +1,13 @@
-"""Which tokens show the instrument that does the clip's action: dense teaching for the action head.
+"""Which tokens show the instrument that acts, or who is not sterile: dense teaching for the heads that judge a whole clip.
 
-Read from the truth file of a clip (`masks`): `ids` (T, S, S) instance numbers and `mover`, the number of the one that acts.
+Read from the truth file of a clip (`masks`): `ids` (T, S, S) instance numbers; `mover`, the number of the one that acts;
+`instances` (N,) and `sterile` (N,), who is there and whether they are.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import cv2
@@ -22,12 +24,12 @@ SIDE = 56
 
 
 @dataclass(frozen=True)
-class Acting:
-    """Where one clip's acting instrument is."""
+class Shown:
+    """Where something is, in one clip."""
 
     times_s: npt.NDArray[np.float64]
     shares: npt.NDArray[np.uint8]
-    """(T, SIDE, SIDE), 255 where the cell is all instrument."""
+    """(T, SIDE, SIDE), 255 where the cell shows nothing else."""
 
     def at(self, moments: Sequence[float], stored: Region, crop: Box, size: int, patches: int) -> npt.NDArray[np.float32]:
         """Share of each patch that shows it at each moment: (t, h, w).
@@ -50,17 +52,30 @@ class Acting:
         return out
 
 
-def acting_of(clip: Clip) -> Acting | None:
-    """From the clip's truth file, or None where it does not say who acts."""
+def acting_of(clip: Clip) -> Shown | None:
+    """The instrument that acts, or None where the clip's truth file does not say which."""
+    truth = _truth(clip, "ids", "mover")
+    return None if truth is None else _shown(clip, truth["ids"] == int(truth["mover"]))
+
+
+def unsterile_of(clip: Clip) -> Shown | None:
+    """All who are not sterile, or None where the clip's truth file does not say."""
+    truth = _truth(clip, "ids", "instances", "sterile")
+    return None if truth is None else _shown(clip, np.isin(truth["ids"], truth["instances"][~truth["sterile"]]))
+
+
+def _truth(clip: Clip, *names: str) -> dict[str, npt.NDArray[Any]] | None:
+    """These arrays of the clip's truth file, or None where one is missing."""
     if clip.masks is None or not clip.masks.endswith(".npz") or not Path(clip.masks).is_file():
         return None
     try:
         with np.load(clip.masks, allow_pickle=False) as truth:
-            if "mover" not in truth or "ids" not in truth:
-                return None
-            ids, mover = truth["ids"], int(truth["mover"])
+            return {name: truth[name] for name in names} if all(name in truth for name in names) else None
     except (OSError, ValueError, BadZipFile) as error:
         raise DataError(f"{Path(clip.masks).name} cannot be read as the clip's masks: {error}") from error
-    shares = [cv2.resize((frame == mover).astype(np.uint8) * 255, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in ids]
-    times = clip.start_s + np.linspace(0.0, clip.end_s - clip.start_s, len(ids))
-    return Acting(times, np.stack(shares).astype(np.uint8))
+
+
+def _shown(clip: Clip, masks: npt.NDArray[np.bool_]) -> Shown:
+    shares = [cv2.resize(mask.astype(np.uint8) * 255, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for mask in masks]
+    times = clip.start_s + np.linspace(0.0, clip.end_s - clip.start_s, len(masks))
+    return Shown(times, np.stack(shares).astype(np.uint8))
