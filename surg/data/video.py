@@ -1,4 +1,4 @@
-"""Video in and out, through PyAV: frames by time stamp, upright, RGB.
+"""Video in and out, through PyAV (or torchcodec, see surg.data.torchcodec): frames by time stamp, upright, RGB.
 
 What is read may be a video file, a GIF, a folder of images, a pattern such as `frames/%06d.png`, a .txt list of images, or one
 image (see surg.data.stills). The frame at time t is the one a player shows at t: the last that begins at or before t. Slow
@@ -21,6 +21,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
+from surg.data import torchcodec
 from surg.data.packets import Source, decode_wanted, demux
 from surg.data.stills import check_pixels, image_size, is_stills, open_stills
 from surg.errors import DataError
@@ -119,6 +120,7 @@ def read_frames(
 
     One search for a keyframe per window (times up to 10 s apart), then forward. `fps` is the rate of an image folder; `threads`
     is how many decode (0: as many as help; 1 in a worker of a loader). Raises DataError when a frame cannot be read.
+    $SURG_DECODER can let torchcodec do the decoding of video files.
     """
     path = Path(path)
     times = np.asarray(times_s, np.float64)
@@ -132,6 +134,8 @@ def read_frames(
     out: Frames | None = None
     with _open(path, limits, threads) as (container, stream):
         _check_bytes(path, stream.codec_context.width, stream.codec_context.height, len(times), limits)
+        if torchcodec.reads(container, stream):
+            return torchcodec.read(path, times, threads=threads, slack_s=END_SLACK_S)
         source = Source.of(container, stream)
         for group in np.split(order, np.flatnonzero(np.diff(times[order]) > SEEK_GAP_S) + 1):
             for positions, frame in _shown_at(path, source, times[group]):
