@@ -1,8 +1,8 @@
-"""Train the model that ships with the package again: simulate, learn in three stages, pack.
+"""Train the model that ships with the package again: simulate, learn in four stages, pack.
 
     python making/model.py [--work runs/model] [--out surg/model/shipped/surg-tiny.safetensors]      (make model)
 
-About three hours on two CPU cores; a broken run goes on where it stopped. Every stage is a public command and is printed.
+About two hours on two CPU cores; a broken run goes on where it stopped. Every stage is a public command and is printed.
 Afterwards: `make eval`, whose numbers go into the card (docs/model-card.md says how).
 """
 
@@ -30,7 +30,7 @@ def stages(work: Path, out: Path) -> list[Stage]:
     ]
     before: tuple[str, ...] = ()
     run = work
-    for recipe in (SHIPPED, f"{SHIPPED}-fine", f"{SHIPPED}-world"):
+    for recipe in (SHIPPED, f"{SHIPPED}-fine", f"{SHIPPED}-deep", f"{SHIPPED}-world"):
         run = work / recipe
         made.append(
             Stage(

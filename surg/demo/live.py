@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.preprocess import Polygon, PreprocessSpec, preprocess
-from surg.errors import DataError
 from surg.serving.client import Client
+from surg.serving.follow import OPEN_TIMEOUT_S, open_stream
 
 Frame = npt.NDArray[np.uint8]
-OPEN_TIMEOUT_S = 10.0
 MAX_SIDE = 1920
 
 
@@ -95,20 +94,7 @@ class Stream:
     """The newest frame of a camera or network stream, decoded in its own thread. Use as a context manager."""
 
     def __init__(self, url: str) -> None:
-        import av
-
-        try:
-            self._container = av.open(
-                url, timeout=OPEN_TIMEOUT_S, options={"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
-            )
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            # The address may hold a password: it is not repeated.
-            raise DataError(
-                f"The stream cannot be opened: {type(error).__name__}. Check address, port and password, and that it plays in another player."
-            ) from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise DataError("The stream holds no video, only other tracks.")
+        self._container = open_stream(url)
         self._newest: tuple[float, Frame] | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()

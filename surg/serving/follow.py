@@ -50,6 +50,23 @@ def is_address(text: str) -> bool:
     return urlsplit(text).scheme in SCHEMES and "://" in text
 
 
+def open_stream(address: str) -> Any:
+    """A PyAV container that has video; DataError, which does not repeat the address, when there is none."""
+    where = f"The stream at {host}" if (host := urlsplit(address).hostname) else "The stream"
+    options = PROBING | ({"rtsp_transport": "tcp"} if address.startswith("rtsp") else {})
+    try:
+        container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S), metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        # The address may hold a password: only its host is repeated.
+        raise DataError(
+            f"{where} cannot be opened: {type(error).__name__}.\nCheck address, port and password, and that another player shows it."
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise DataError(f"{where} holds no video, only other tracks.")
+    return container
+
+
 class Cutter:
     """Cuts a run of frames into windows, as `surg.serving.stream.cuts` does a file: the frame at t is the one shown at t."""
 
@@ -133,7 +150,7 @@ class Camera:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self.reconnects = self.skipped = 0
-        self._container = self._open()
+        self._container = open_stream(address)
         self._thread = threading.Thread(target=self._run, name="surg-camera", daemon=True)
 
     def __enter__(self) -> "Camera":
@@ -157,34 +174,12 @@ class Camera:
                 latest, self._latest = self._latest, None
             yield latest
 
-    def _open(self) -> Any:
-        """An open container that has video."""
-        host = urlsplit(self._address).hostname or "?"
-        options = PROBING | ({"rtsp_transport": "tcp"} if self._address.startswith("rtsp") else {})
-        try:
-            container = av.open(
-                self._address,
-                options=options,
-                timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
-                metadata_errors="ignore",
-            )
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            # The address may hold a password: only its host is repeated.
-            raise DataError(
-                f"The stream at {host} cannot be opened: {type(error).__name__}.\n"
-                "Check address, port and password, and that another player shows it."
-            ) from error
-        if not container.streams.video:
-            container.close()
-            raise DataError(f"The stream at {host} holds no video, only other tracks.")
-        return container
-
     def _run(self) -> None:
         pause = PAUSES_S[0]
         while not self._ended.is_set():
             container, self._container = self._container, None
             try:
-                container = container or self._open()
+                container = container or open_stream(self._address)
                 if self._read(container):
                     pause = PAUSES_S[0]
             except (av.error.FFmpegError, DataError, OSError) as error:
