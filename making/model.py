@@ -3,7 +3,7 @@
     python making/model.py [--work runs/model] [--out surg/model/shipped/surg-tiny.safetensors]      (make model)
 
 About two hours on two CPU cores; a broken run goes on where it stopped. Every stage is a public command and is printed.
-Afterwards: `make eval`, whose numbers go into the card (docs/model-card.md says how).
+Afterwards: `make eval`, whose numbers go into the card (docs/evaluation.md says how).
 """
 
 import argparse

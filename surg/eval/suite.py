@@ -5,6 +5,7 @@ What is not given as a manifest is simulated, always the same: seeds that no tra
 """
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,9 @@ class _Simulated:
     """Data sets under `folder`, made when they are first asked for and kept for the next run."""
 
     def __init__(self, folder: Path, protocol: Protocol, seed: int, workers: int | None) -> None:
-        self._folder, self._protocol, self._seed, self._workers = folder, protocol, seed, workers
+        self._folder, self._protocol, self._seed = folder, protocol, seed
+        # Two at least, so that processes of their own draw: OpenGL's LLVM and that of torch do not live together in one.
+        self._workers = max(workers or os.cpu_count() or 1, 2)
         self.described: dict[str, Any] = {}
 
     def tissue(self) -> Path:

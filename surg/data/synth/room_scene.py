@@ -1,6 +1,8 @@
 """One simulated procedure: its room, staff, light and cameras, the check of a script against its label, and the drawing of frames."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -167,23 +169,24 @@ def _hidden(camera: Camera, point: npt.NDArray[np.float64], people: list[tuple[f
     return False
 
 
+TRY_GL = "from surg.data.synth.room_gl import make_context; make_context().release()"
+
+
 def choose_renderer(wanted: str) -> str:
     """`gl` where an OpenGL context can be made, else `painter`, when `auto` is asked for."""
     if wanted not in ("auto", "gl", "painter"):
         raise ConfigError(f"There is no renderer `{wanted}`; expected auto, gl or painter.")
     if wanted == "painter":
         return wanted
-    try:
-        from surg.data.synth.room_gl import make_context
-
-        make_context().release()
-    except Exception as error:
-        # moderngl raises bare Exceptions, glcontext ImportErrors and OSErrors: whichever it is, there is no OpenGL here.
+    # Tried in a process of its own: Mesa brings an LLVM along, and one that loads torch's compiler after it dies of the two.
+    tried = subprocess.run([sys.executable, "-c", TRY_GL], capture_output=True, text=True, check=False)
+    if tried.returncode:
         if wanted == "gl":
+            reason = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
             raise ConfigError(
-                f"OpenGL cannot be used here ({type(error).__name__}: {error}).\n"
+                f"OpenGL cannot be used here ({reason}).\n"
                 "Install `surg[render]` and Debian's libegl1 and libgl1-mesa-dri, or use --renderer painter."
-            ) from error
+            )
         return "painter"
     return "gl"
 
