@@ -98,7 +98,9 @@ def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 SLOW_WRITER = (
-    "import sys, time; from pathlib import Path; from surg.runs import atomic_file\n"
+    # Whoever runs the tests in the background of a shell has Ctrl-C ignored, and children with it.
+    "import signal, sys, time; from pathlib import Path; from surg.runs import atomic_file\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "with atomic_file(Path(sys.argv[1]), 'w') as file:\n"
     "    file.write('new'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
 )

@@ -49,7 +49,10 @@ SEEK = "(time) => { const video = document.querySelector('#player video'); if (v
 # Gradio names its empty boxes, but gives them no role that may have a name: screen readers are then free to leave the name out.
 ROLES = """() => {
   const named = () => document.querySelectorAll('.empty[aria-label]:not([role])').forEach((box) => box.setAttribute('role', 'img'));
-  new MutationObserver(named).observe(document.body, { childList: true, subtree: true });
+  // Once a picture of the screen: while an analysis runs, a long timeline changes by thousands of nodes.
+  let due = null;
+  const later = () => { due ??= requestAnimationFrame(() => { due = null; named(); }); };
+  new MutationObserver(later).observe(document.body, { childList: true, subtree: true });
   named();
 }"""
 EMPTY = "Nothing analysed yet."
