@@ -103,6 +103,8 @@ def main() -> None:
         for precision, path in files.items():
             settings = onnxruntime.SessionOptions()
             settings.intra_op_num_threads = threads
+            # As served. A session whose threads go on spinning after its turn would take a core from the next one's.
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
             session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
             feed = {"frames": frames, "zone": zone}
             embeddings[precision] = session.run(["embedding"], feed)[0]
