@@ -21,9 +21,11 @@ def installed() -> bool:
     return True
 
 
+# Slow, so that CI, which has no FFmpeg beside PyAV's, leaves them out.
 needs_torchcodec = pytest.mark.skipif(not installed(), reason="needs torchcodec and FFmpeg's libraries")
 
 
+@pytest.mark.slow
 @needs_torchcodec
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
 def test_frames_are_those_of_pyav(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +36,7 @@ def test_frames_are_those_of_pyav(name: str, tmp_path: Path, monkeypatch: pytest
     assert np.abs(read_frames(path, times).astype(int) - plain).max() <= 2
 
 
+@pytest.mark.slow
 @needs_torchcodec
 def test_a_time_beyond_the_end_is_the_same_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURG_DECODER", "torchcodec")
