@@ -16,6 +16,7 @@ PARTS = (
     "index",
     "check",
     "split",
+    "merge",
     "show",
     "interchange",
     "synth",

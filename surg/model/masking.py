@@ -83,6 +83,20 @@ def future_biased(
     return _rows(~hidden, generator), _rows(hidden, generator)
 
 
+def forecast(grid: Grid, batch: int, late_share: float = 0.5, generator: torch.Generator | None = None) -> Masks:
+    """Hide the last steps whole and nothing before them: from one step up to `late_share` of all, as many in every clip.
+
+    What is asked of a predictor that serves: the newest steps, or those to come, from all that was seen before.
+    """
+    t, h, w = grid
+    if t < 2 or not 0 < late_share < 1:
+        raise ConfigError(f"A forecast needs two steps (found {t}) and a late_share between 0 and 1 (found {late_share}).")
+    most = min(max(round(late_share * t), 1), t - 1)
+    hidden = int(torch.randint(1, most + 1, (), generator=generator)) * h * w
+    ids = torch.arange(t * h * w).expand(batch, -1)
+    return ids[:, :-hidden], ids[:, -hidden:]
+
+
 def late_and_early_ratio(mask_ratio: float, late_share: float = 0.5) -> tuple[float, float]:
     """The shares of late and early tokens that `future_biased` hides, before rounding to whole tokens."""
     late = min(4 * mask_ratio / (4 * late_share + (1 - late_share)), 1.0)

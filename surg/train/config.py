@@ -139,14 +139,23 @@ class TrainableConfig(Config):
 
 
 class MaskConfig(Config):
-    kind: Literal["multiblock", "future", "mgmae"] = "multiblock"
-    """multiblock: 8 small and 2 large tubes; future: late frames are masked more; mgmae: warped along the flow."""
+    kind: Literal["multiblock", "future", "forecast", "mgmae"] = "multiblock"
+    """multiblock: 8 small and 2 large tubes; future: late frames are masked more; forecast: only late frames, and whole ones;
+    mgmae: warped along the flow."""
     groups: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))
     """(blocks, share of the picture of each) of every mask; one student pass each."""
     ratio: float | None = Field(None, gt=0, lt=1)
-    """Exact share of tokens masked. Multi-block draws are trimmed or grown to it; unset, they keep what the blocks give."""
+    """Exact share of tokens masked. Multi-block draws are trimmed or grown to it; unset, they keep what the blocks give. Not for forecast."""
     temporal_ratio: float = Field(0.5, ge=0, le=1)
-    """Share of the frames that count as late, for `future`."""
+    """Share of the frames that count as late, for `future`; for `forecast` the most that is hidden, drawn anew at each step."""
+
+    @model_validator(mode="after")
+    def _ratio_counts(self) -> "MaskConfig":
+        if self.kind == "forecast" and self.ratio is not None:
+            raise ValueError(
+                f"masks.ratio={self.ratio} has no effect on forecast masks, which hide whole frames; set masks.temporal_ratio."
+            )
+        return self
 
 
 class LossWeights(Config):

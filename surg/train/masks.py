@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surg.errors import ConfigError
-from surg.model.masking import MultiBlock, future_biased, multiblock
+from surg.model.masking import MultiBlock, forecast, future_biased, multiblock
 from surg.train.config import MaskConfig
 from surg.train.flow import motion_guided_visible
 
@@ -22,6 +22,8 @@ def draw_masks(config: MaskConfig, grid: Grid, batch: int, seed: int, step: int,
     if config.kind == "multiblock":
         groups = (MultiBlock(blocks=blocks, scale=scale, ratio=config.ratio) for blocks, scale in config.groups)
         return [multiblock(grid, batch, group, generator) for group in groups]
+    if config.kind == "forecast":
+        return [forecast(grid, batch, config.temporal_ratio, generator)]
     ratio = 0.7 if config.ratio is None else config.ratio
     if config.kind == "future":
         return [future_biased(grid, batch, ratio, config.temporal_ratio, generator)]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surg.errors import ConfigError
-from surg.model.masking import PRETRAIN, MultiBlock, future_biased, late_and_early_ratio, multiblock
+from surg.model.masking import PRETRAIN, MultiBlock, forecast, future_biased, late_and_early_ratio, multiblock
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -78,6 +78,16 @@ def test_at_one_half_late_and_early_are_80_to_20_and_late_is_capped_at_all() -> 
     assert late_and_early_ratio(0.7) == pytest.approx((1.0, 0.4))
 
 
+def test_a_forecast_hides_the_last_steps_whole_and_nothing_before() -> None:
+    hidden_steps = set()
+    for seed in range(40):
+        seen, hidden = forecast((8, 3, 3), 2, 0.5, seeded(seed))
+        assert torch.equal(torch.cat([seen, hidden], dim=1), torch.arange(72).expand(2, -1))
+        assert hidden.shape[1] % 9 == 0
+        hidden_steps.add(hidden.shape[1] // 9)
+    assert hidden_steps == {1, 2, 3, 4}
+
+
 def test_masks_repeat_with_their_seed_and_differ_between_clips() -> None:
     for draw in (lambda g: multiblock((2, 8, 8), 4, PRETRAIN[1], g), lambda g: future_biased((2, 8, 8), 4, 0.5, generator=g)):
         first, again, other = draw(seeded(1)), draw(seeded(1)), draw(seeded(2))
@@ -91,3 +101,5 @@ def test_impossible_masks_are_refused() -> None:
         multiblock((4, 1, 1), 2, PRETRAIN[0])
     with pytest.raises(ConfigError, match="mask_ratio 1"):
         future_biased((4, 4, 4), 2, 1.0)
+    with pytest.raises(ConfigError, match="two steps"):
+        forecast((1, 4, 4), 2)

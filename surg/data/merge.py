@@ -1,0 +1,45 @@
+"""Several manifests become one: more sites, more seeds, a public set beside one's own. Splits stay as they are."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.overlap import refuse_overlap
+from surg.errors import DataError
+
+
+def merge(manifests: Sequence[Manifest], out: Path) -> Manifest:
+    """Write all clips, in order. Raises DataError when a clip stands in two of them, or a patient on two sides."""
+    rows = {(clip.source, clip.case, clip.split) for clip in _all_clips(manifests)}
+    refuse_overlap(rows)
+    _refuse_twice(manifests)
+    notes = {f"part {number}": manifest.fingerprint for number, manifest in enumerate(manifests, start=1)}
+    # A part that leaks makes the whole leak.
+    notes["leak"] = next((leak for manifest in manifests if (leak := manifest.notes.get("leak"))), "")
+    return write_manifest(out, _all_clips(manifests), notes)
+
+
+def _all_clips(manifests: Sequence[Manifest]) -> Iterator[Clip]:
+    return chain.from_iterable(manifest.clips() for manifest in manifests)
+
+
+def _refuse_twice(manifests: Sequence[Manifest]) -> None:
+    """Only videos that several manifests name can hold a clip twice; of the others no clip is remembered."""
+    owners: dict[str, int] = {}
+    shared: set[str] = set()
+    for number, manifest in enumerate(manifests):
+        for video in manifest.counts("video"):
+            if owners.setdefault(manifest.absolute(video), number) != number:
+                shared.add(manifest.absolute(video))
+    seen: dict[tuple[str, float, float, str], Path] = {}
+    for manifest in manifests if shared else ():
+        for clip in manifest.clips():
+            if clip.video in shared:
+                key = (clip.video, clip.start_s, clip.end_s, str(clip.zone))
+                if key in seen:
+                    raise DataError(
+                        f"{clip.video}, {clip.start_s:g} to {clip.end_s:g} s, stands in {seen[key]} and again in {manifest.path}; "
+                        "in one manifest it would count twice.\nMerge only one of the two, or take the clip out of one."
+                    )
+                seen[key] = manifest.path

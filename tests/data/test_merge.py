@@ -1,0 +1,68 @@
+"""Manifests put together: nothing lost, nothing twice, no patient on two sides."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from surg.cli.main import app
+from surg.data.check import check
+from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.merge import merge
+from surg.data.splits import parse_shares, split_by_clip
+from surg.errors import DataError
+
+
+def part(path: Path, name: str, split: str = "train", clips: int = 3, source: str = "folder") -> Manifest:
+    path.parent.mkdir(exist_ok=True)
+    video = str(path.parent / f"{name}.mp4")
+    return write_manifest(path, [Clip(video, n, n + 1, name, split, source, labels={"n": n}) for n in range(clips)])
+
+
+def test_every_clip_of_every_part_stands_in_the_whole(tmp_path: Path) -> None:
+    parts = [part(tmp_path / "x/m.parquet", "one"), part(tmp_path / "y/m.parquet", "two", "test", 5)]
+
+    merged = merge(parts, tmp_path / "z/all.parquet")
+
+    assert list(merged.clips()) == [clip for manifest in parts for clip in manifest.clips()]
+    assert merged.counts("split") == {"test": 5, "train": 3}
+    assert merged.notes["part 2"] == parts[1].fingerprint
+
+
+def test_a_clip_in_two_parts_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    first, again = part(tmp_path / "m.parquet", "one"), part(tmp_path / "n.parquet", "one", clips=1)
+
+    with pytest.raises(DataError, match=r"0 to 1 s, stands in .*m\.parquet and again in .*n\.parquet"):
+        merge([first, again], tmp_path / "all.parquet")
+
+    assert not (tmp_path / "all.parquet").exists()
+
+
+def test_a_patient_under_two_names_is_refused_on_two_sides(tmp_path: Path) -> None:
+    one = part(tmp_path / "m.parquet", "video02", "train", source="cholec80")
+    other = part(tmp_path / "n.parquet", "VID02", "test", source="cholect50")
+
+    with pytest.raises(DataError, match="1 patients are on two sides"):
+        merge([one, other], tmp_path / "all.parquet")
+
+
+def test_a_part_that_leaks_makes_the_whole_leak(tmp_path: Path) -> None:
+    leaky = tmp_path / "m.parquet"
+    split_by_clip(part(leaky, "one", "", 40), leaky, parse_shares("train=0.5,test=0.5"), seed=0, force=True, replace=True)
+    clean = part(tmp_path / "n.parquet", "two")
+    # Its patient is on two sides already: whole it would be refused, and of one side it is still part of a leaking split.
+    whole = merge([clean, Manifest.read(leaky).select(split="train")], tmp_path / "all.parquet")
+
+    assert any("on several sides" in problem for problem in check(whole, tmp_path / "videos.parquet", depth="none").problems)
+
+
+def test_command_names_the_sides_and_refuses_to_write_over_a_part(tmp_path: Path) -> None:
+    one, two = (str(part(tmp_path / f"{name}.parquet", name).path) for name in ("one", "two"))
+
+    done = CliRunner().invoke(app, ["data", "merge", one, two, "--out", str(tmp_path / "all.parquet")])
+    assert done.exit_code == 0, done.output
+    assert "6 clips" in done.stdout
+
+    refused = CliRunner().invoke(app, ["data", "merge", one, two, "--out", one])
+    assert "is one of the manifests" in str(refused.exception)
+    assert len(Manifest.read(one)) == 3
