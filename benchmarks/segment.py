@@ -13,7 +13,7 @@ Any manifests may be given, each as NAME=MANIFEST, so that scenes that something
   purity     share of all tracks' frames on which most of the mask is the thing that the track stands for (background counts as wrong)
   fragments  tracks that stand for one true agent
   decision   share of tracks called agent or layout as the true path of their thing says (moved 0.05 of the width for 4 frames, camera
-             taken off), over the whole clip; beside it `layout`, what calling every track layout would score
+             taken off; a jaw that opens moves its end), over the whole clip; beside it `layout`, what calling every track layout would score
   decision while seen   the same, but the true path counts on the frames of the track alone: all that can be known of it
   camera     distance in pixels between the estimated and the true movement of the picture's centre, per pair of frames
 """
@@ -30,38 +30,48 @@ from recording import write_result
 
 from surg.data.manifest import Clip, Manifest
 from surg.data.segment.build import SegmentConfig, segment
+from surg.data.synth.tissue_tools import CLOSED, JAWS, OPEN
 from surg.data.tracks import Tracks, extent
 from surg.data.video import read_frames
 
 MIN_PIXELS = 100
+WORKER = 2
+"""Instance of the tool that does the action on tissue."""
+JAW_PIXELS = min(jaw["length"] for jaw in JAWS.values()) / 224
+"""The shortest jaw, in picture widths."""
 
 
 def true_things(clip: Clip) -> tuple[np.ndarray, dict[int, np.ndarray], list[np.ndarray] | None, np.ndarray]:
-    """Ids (T, H, W), the true path (T, 2) in still pixels of each thing, the camera (2, 3) per frame if it moves, and times."""
+    """Ids (T, H, W), the true path (T, P, 2) in still pixels of each thing's points, the camera (2, 3) per frame if it moves, and times."""
     with np.load(str(clip.masks)) as file:
         truth = {name: file[name] for name in file.files}
     ids = truth["ids"]
     if "tips" in truth:
         back = [np.linalg.inv(np.vstack([matrix, (0, 0, 1)])) for matrix in truth["camera"]]
-        paths = {k + 1: np.array([m @ (*tip, 1) for m, tip in zip(back, truth["tips"][:, k])])[:, :2] for k in range(2)}
+        paths = {k + 1: np.array([m @ (*tip, 1) for m, tip in zip(back, truth["tips"][:, k])])[:, None, :2] for k in range(2)}
+        # The tip is where closed jaws would end. A jaw's own end turns around the neck; the working tool alone opens and closes.
+        angle = CLOSED + (OPEN - CLOSED) * truth["jaw"]
+        turned = JAW_PIXELS * ids.shape[2] * np.stack([np.sin(angle), np.cos(angle) - 1], axis=-1)
+        paths[WORKER] = np.concatenate([paths[WORKER], turned[:, None]], axis=1)
         return ids, paths, list(truth["camera"]), np.arange(len(ids)) / float(clip.meta["fps"])
     things = {}
     for number in truth["instances"]:
-        path = np.full((len(ids), 2), np.nan)
+        path = np.full((len(ids), 1, 2), np.nan)
         for index, frame in enumerate(ids):
             mask = frame == number
             if mask.sum() >= MIN_PIXELS:
-                path[index] = extent(mask)[1]
+                path[index, 0] = extent(mask)[1]
         things[int(number)] = path
     return np.where(np.isin(ids, truth["instances"]), ids, 0), things, None, truth["times"]
 
 
 def is_agent(path: np.ndarray, width: int) -> bool:
-    seen = path[~np.isnan(path[:, 0])]
+    """Has one of its points been 0.05 of the width from where it started, for 4 frames?  path (T, P, 2), NaN where it is not seen."""
+    seen = path[~np.isnan(path[:, 0, 0])]
     if len(seen) < 4:
         return False
-    distance = np.linalg.norm(seen - seen[0], axis=1) / width
-    return bool(np.lib.stride_tricks.sliding_window_view(distance, 4).min(axis=1).max() >= 0.05)
+    distance = np.linalg.norm(seen - seen[0], axis=2) / width
+    return bool(np.lib.stride_tricks.sliding_window_view(distance, 4, axis=0).min(axis=2).max() >= 0.05)
 
 
 def measure(clip: Clip, config: SegmentConfig, pictures: Path | None = None) -> dict[str, Any]:
