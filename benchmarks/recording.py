@@ -21,7 +21,9 @@ def hardware() -> str:
     return f"{family}{generation}-{os.cpu_count()}core"
 
 
-def write_result(what: str, results: dict[str, Any], table: str = "", note: str = "") -> Path:
+def write_result(
+    what: str, results: dict[str, Any], table: str = "", note: str = "", *, seed: int = 0, data_fingerprint: str | None = None
+) -> Path:
     """`table`: Markdown for a page of the same name; `note`: a sentence on how the figures were taken."""
     now = datetime.now(UTC)
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
@@ -31,7 +33,7 @@ def write_result(what: str, results: dict[str, Any], table: str = "", note: str 
         {
             "command": command,
             "date": f"{now:%Y-%m-%d}",
-            "environment": describe_environment(seed=0, data_fingerprint=None),
+            "environment": describe_environment(seed=seed, data_fingerprint=data_fingerprint),
             **({"note": note} if note else {}),
             "results": results,
         },
