@@ -83,12 +83,12 @@ serve: $(ENV) $(TRITON_ENV) ## Start Triton on REPO (default: the shipped model)
 .PHONY: bench
 bench: $(ENV) $(TRITON_ENV) ## Measure model, export and decoding against their yardsticks (about half an hour on a quiet machine)
 	$(BIN)/python benchmarks/model_speed.py
-	$(BIN)/python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_local.json
-	$(BIN)/python benchmarks/decode.py --hardware local
+	$(BIN)/python benchmarks/onnx_speed.py --write
+	$(BIN)/python benchmarks/decode.py --write
 
 .PHONY: ablation
 ablation: $(ENV) ## Train and judge every arm on the simulators (hours; ABLATION=--medium an hour, ABLATION=--small minutes)
-	$(BIN)/python benchmarks/ablation.py --hardware local $(ABLATION)
+	$(BIN)/python benchmarks/ablation.py $(ABLATION)
 
 .PHONY: docker-test
 docker-test: $(ENV) $(TRITON_ENV) ## Build and run the images and the compose file (root and Debian's docker.io)

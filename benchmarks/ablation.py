@@ -4,20 +4,17 @@ A base is pretrained on one appearance family (a) of the tissue simulator, with 
 family (b) without using its labels; then a frozen-encoder probe reads the action on unseen cases of b. Whichever sign comes out is
 printed. Surgery's factor clips are made from the simulator's own masks, as `surg data segment --segmenter given` and `surg data factors` would.
 
-    python benchmarks/ablation.py --hardware xeon-2core             # in full: hours
-    python benchmarks/ablation.py --medium --hardware xeon-2core    # about an hour of two cores
-    python benchmarks/ablation.py --small                           # minutes: proves that the table can be made, says nothing about the arms
+    python benchmarks/ablation.py             # in full: hours
+    python benchmarks/ablation.py --medium    # about an hour of two cores
+    python benchmarks/ablation.py --small     # minutes: proves that the table can be made, says nothing about the arms
 
-An option that is given wins over a preset. What is there already in --work (data, arms) is not made again.
+An option that is given wins over a preset. What is there already in --work (data, arms) is not made again. Because it takes hours, the
+result is always written: benchmarks/ablation_<hardware>_<yyyy-mm>.json and .md, with medium or small benchmarks/ablation_<preset>_….
 """
 
 import argparse
 import os
-import platform
-import shlex
-import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from recording import write_result
 
 from surg.data.executor import run
 from surg.data.factor_clips import plan_factors
@@ -38,7 +36,6 @@ from surg.data.synth import tissue
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action
 from surg.eval.probes import ProbeConfig
 from surg.metrics.comparison import compare_paired, holm
-from surg.runs import git_state, write_json, write_text
 from surg.train.loop import train
 from surg.train.recipes import load_recipe
 
@@ -96,7 +93,6 @@ FPS, BATCH = 4.0, 16
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--hardware", default="this-machine")
     words.add_argument("--work", type=Path, help="where data and runs are kept; runs/ablation-PRESET when not given")
     words.add_argument("--small", action="store_const", dest="preset", const="small", default="full")
     words.add_argument("--medium", action="store_const", dest="preset", const="medium")
@@ -111,7 +107,6 @@ def main() -> None:
     words.add_argument("--probe", choices=list(PROBES))
     words.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     words.add_argument("--threads", type=int)
-    words.add_argument("--out", type=Path, default=Path("benchmarks"))
     words.set_defaults(**PRESETS["full"])
     words.set_defaults(**PRESETS[words.parse_args().preset])
     options = words.parse_args()
@@ -261,30 +256,25 @@ def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray,
                 "p_holm": round(float(adjusted[name]), 4), "detectable": round(found[name].detectable, 4),
             }  # fmt: skip
         rows.append(row)
-    result = {
-        "what": "adaptation of a base from family a to family b of the tissue simulator; probe_action on unseen cases of b",
-        "command": shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]]), "preset": options.preset,
+    results = {
+        "what": "adaptation of a base from family a to family b of the tissue simulator; probe_action on unseen cases of b", "preset": options.preset,
         "clips": options.clips, "steps": options.steps, "batch": BATCH, "seeds": options.seeds, "size": options.size, "model": options.model,
         "start": options.start, "probe": options.probe, "test_cases": len(set(cases)), "test_clips": len(cases),
-        "chance": 1 / len(tissue.ACTIONS), "date": datetime.now(UTC).date().isoformat(), "git": (git_state() or {}).get("commit"),
-        "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}, "arms": rows,
+        "chance": 1 / len(tissue.ACTIONS), "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1), "arms": rows,
     }  # fmt: skip
-    stem = (
-        options.out
-        / f"ablation{'' if options.preset == 'full' else '_' + options.preset}_{options.hardware}_{datetime.now(UTC):%Y-%m}"
-    )
-    write_json(stem.with_suffix(".json"), result)
-    lines = [
-        "# Ablation on the simulators", "",
-        (f"`{options.model}` at {options.size} px, {options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
-        f"(pretrain-2x: {2 * options.steps}), {options.seeds} seed(s), {result['test_cases']} unseen test cases ({result['test_clips']} clips), "
-        f"chance {result['chance']:.3f}."),
-        ("Differences are to the frozen base, paired over cases, 95 % intervals; p is adjusted for the arms (Holm); the last column is the true "
+    note = (
+        f"`{options.model}` at {options.size} px, {options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
+        f"(pretrain-2x: {2 * options.steps}), {options.seeds} seed(s), {results['test_cases']} unseen test cases ({results['test_clips']} clips), "
+        f"chance {results['chance']:.3f}; {results['minutes']} minutes, {results['processor_minutes']} of a processor. "
+        "Differences are to the frozen base, paired over cases, 95 % intervals; p is adjusted for the arms (Holm); the last column is the true "
         "difference that would be found with 80 % power."
-        + (" A small run: it shows that the table can be made, and nothing about the arms." if options.preset == "small" else "")), "",
-        "| arm | top-1 | by seed | difference | interval | p | detectable |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        + (
+            " A small run: it shows that the table can be made, and nothing about the arms."
+            if options.preset == "small"
+            else ""
+        )
+    )
+    lines = ["| arm | top-1 | by seed | difference | interval | p | detectable |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         each = ", ".join(f"{value:.3f}" for value in row["by_seed"])
         change = ("", "", "", "")
@@ -292,13 +282,10 @@ def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray,
             spread = f"{row['low']:+.3f} to {row['high']:+.3f}"
             change = (f"{row['difference']:+.3f}", spread, f"{row['p_holm']:.3f}", f"{row['detectable']:.3f}")
         lines.append(f"| {row['arm']} | {row['top1']:.3f} | {each} | {' | '.join(change)} |")
-    lines += [
-        "",
-        f"`{result['command']}`, {result['date']}, {result['minutes']} minutes, {result['processor_minutes']} of a processor",
-        "",
-    ]
-    write_text(stem.with_suffix(".md"), "\n".join(lines))
-    print("\n".join(lines))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    name = "ablation" if options.preset == "full" else f"ablation_{options.preset}"
+    print("Wrote", write_result(name, results, table, note))
 
 
 def processor_seconds() -> float:

@@ -2,25 +2,21 @@
 
 Every reader opens the file anew for each window, as a training loader does, and must return the same frames. Rounds are interleaved.
 
-    python benchmarks/decode.py --hardware xeon-2core          (decord takes part when it can be imported)
+    python benchmarks/decode.py [--write]          (decord takes part when it can be imported)
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
+from recording import write_result
 
 from surg.data.clips import ClipConfig, frame_times
 from surg.data.video import read_frames, write_video
@@ -108,49 +104,40 @@ def summary(values: list[tuple[float, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--hardware", default="unnamed")
     parser.add_argument("--presets", nargs="+", default=["medium", "ultrafast"], help="x264's; ultrafast makes no B-frames")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/decode_<hardware>_<yyyy-mm>.json and .md")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     readers: dict[str, Reader] = {"surg": by_surg(0), "opencv": by_opencv}
-    if importlib.util.find_spec("decord"):
+    decord = importlib.metadata.version("decord") if importlib.util.find_spec("decord") else None
+    if decord:
         readers[f"decord, {cores} threads"] = by_decord(cores)
-    results = {}
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.presets:
             make_clip(Path(folder) / "clip.mp4", preset)
             taken = measure(readers, Path(folder) / "clip.mp4", options.rounds)
-            results[preset] = {name: summary(values) for name, values in taken.items()}
-    now = datetime.now(UTC)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    versions = {name: importlib.metadata.version(name) for name in ("av", "opencv-python-headless", "numpy")}
-    versions |= {"decord": importlib.metadata.version("decord")} if importlib.util.find_spec("decord") else {}
-    report = {
-        "command": "python " + " ".join(sys.argv), "git": commit, "date": now.date().isoformat(), "hardware": options.hardware,
-        "cores": cores, "load_average": round(os.getloadavg()[0], 1), "python": platform.python_version(), "versions": versions,
+            found[preset] = {name: summary(values) for name, values in taken.items()}
+    results = {
         "clip": f"{SECONDS} s, {WIDTH}x{HEIGHT}, {FPS} fps, H.264 crf 23, GOP 30; {CLIP.num_frames} frames at {CLIP.fps:g} fps",
-        "rounds": options.rounds, "results": results,
+        "rounds": options.rounds, "cores": cores, "load_average": round(os.getloadavg()[0], 1), "decord": decord, "presets": found,
     }  # fmt: skip
-    lines = [
-        f"# {report['clip']}",
-        "",
-        "Milliseconds for one window; the file is opened anew and frames are RGB. CPU is the time of all",
-    ]
-    lines += ["cores together, which does not depend on what else the machine was doing.", ""]
-    lines += ["| encoder preset | reader | wall p50 | wall p95 | CPU p50 | CPU by surg's |", "|---|---|---|---|---|---|"]
-    for preset, of_preset in results.items():
+    note = (
+        f"{results['clip']}. Milliseconds for one window; the file is opened anew and frames are RGB. CPU is the time of all cores together, "
+        f"which does not depend on what else the machine was doing. {options.rounds} rounds on {cores} cores, load average "
+        f"{results['load_average']}" + (f", decord {decord}." if decord else ".")
+    )
+    lines = ["| encoder preset | reader | wall p50 | wall p95 | CPU p50 | CPU by surg's |", "|---|---|---|---|---|---|"]
+    for preset, of_preset in found.items():
         ours = of_preset["surg"]["cpu_p50_ms"]
         for name, row in of_preset.items():
             cpu = row["cpu_p50_ms"]
             lines.append(f"| {preset} | {name} | {row['p50_ms']} | {row['p95_ms']} | {cpu} | {cpu / ours:.2f} |")
-    where = f"{options.hardware}, {cores} cores, load average {report['load_average']}, {report['date']}, commit {commit}, {versions}"
-    lines += ["", where, "", f"`{report['command']}`", ""]
-    stem = options.out / f"decode_{options.hardware}_{now:%Y-%m}"
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("decode", results, table, note))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How often does de-identification err? Out-of-body views and burnt-in text. One core, a few minutes.
 
     surg data synth tissue --out A --clips 64 --seed 5 --family a      (B: --family b)      surg data synth room --out R --clips 48
-    python benchmarks/deidentify.py --inside A B --outside R VIDEO … [--out benchmarks/deidentify_NAME]
+    python benchmarks/deidentify.py --inside A B --outside R VIDEO … [--write]
 
 Inside the body: the tissue simulator. Outside: the room simulator, and videos of anything that is no tissue. Nothing here is a
 real endoscopy, so these rates say what the filter can do at best, and promise nothing.
@@ -9,20 +9,18 @@ real endoscopy, so these rates say what the filter can do at best, and promise n
 
 import argparse
 import json
-import platform
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
+from recording import write_result
 
 from surg.data.adapters.files import videos_under
 from surg.data.out_of_body import Look, OutOfBodyConfig, look, stretches_outside
 from surg.data.overlay import find_overlay
 from surg.data.synth.version import SIMULATOR_VERSION
 from surg.data.video import iter_frames
-from surg.runs import git_state
 
 THRESHOLDS = (0.0, 0.15, 0.3, 0.45)
 SECONDS_INSIDE, SECONDS_OUTSIDE = 20, 6
@@ -125,12 +123,6 @@ def burnt_in(clips: list[Path]) -> dict[str, object]:
 
 def table(result: dict[str, object]) -> str:
     lines = [
-        "# De-identification: error rates",
-        "",
-        f"`{result['command']}` · {result['hardware']} · {result['date']} · commit {result['commit']}",
-        "",
-    ]
-    lines += [
         "## Out of the body, single pictures: share on the wrong side",
         "",
         "| pictures of | truth | number | " + " | ".join(f"threshold {t:g}" for t in THRESHOLDS) + " |",
@@ -147,35 +139,28 @@ def table(result: dict[str, object]) -> str:
         ("Burnt-in text", "overlay"),
     ):
         lines += ["", f"## {title}", "", "```json", json.dumps(result[key], indent=1), "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inside", type=Path, nargs="+", required=True)
     parser.add_argument("--outside", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/deidentify_<hardware>_<yyyy-mm>.json and .md")
     arguments = parser.parse_args()
     sets = {f"{side}: {path.name}": videos(path) for side in ("inside", "outside") for path in getattr(arguments, side)}
     looks = {name: looks_of(found) for name, found in sets.items()}
     print(json.dumps(single_pictures(looks)), flush=True)
-    commit = git_state() or {}
     result: dict[str, object] = {
-        "command": "python benchmarks/deidentify.py --inside A B --outside ROOM VIDEO …",
-        "hardware": f"{platform.machine()}, single process",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": str(commit.get("commit", "unknown"))[:12],
         "simulator": SIMULATOR_VERSION,
-        "versions": {"opencv": cv2.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "single_pictures": single_pictures(looks),
         "operations": operations({name: found for name, found in looks.items() if len(found) > 2 * SECONDS_INSIDE}),
         "overlay": burnt_in([path for name, found in sets.items() if name.startswith("inside") for path in found]),
     }
-    if arguments.out:
-        arguments.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
-    if arguments.out:
-        arguments.out.with_suffix(".md").write_text(table(result))
+    note = f"Error rates of de-identification on simulator version {SIMULATOR_VERSION}, one process."
+    print(note, table(result), sep="\n\n")
+    if arguments.write:
+        print("Wrote", write_result("deidentify", result, table(result), note))
 
 
 def videos(path: Path) -> list[Path]:

@@ -2,23 +2,21 @@
 
 Null control: clips of a case share a case effect, labels are shuffled among cases, a nearest-centroid reader is fitted on train cases
 and scored on unseen ones. Its true accuracy is chance. Counts how many of the intervals (percentile, BCa, t) hold it, by the number
-of test cases.    python benchmarks/eval_null_coverage.py [--repeats 1000]
+of test cases.    python benchmarks/eval_null_coverage.py [--repeats 1000] [--write]
 """
 
 import argparse
-import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from recording import write_result
 
 from surg.metrics.bootstrap import interval, ratio_of_sums
-from surg.runs import describe_environment, write_json, write_text
 
 CASES = (5, 8, 12, 20, 30, 50)
 METHODS = ("percentile", "bca", "t")
 CLASSES, CLIPS, WIDTH = 8, 8, 16
+SEED = 7
 
 
 def one_null(cases: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -44,12 +42,14 @@ def one_null(cases: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/eval_null_coverage_<hardware>_<yyyy-mm>.json and .md"
+    )
     options = parser.parse_args()
     begun = time.time()
     rows = []
     for cases in CASES:
-        rng = np.random.default_rng([7, cases])
+        rng = np.random.default_rng([SEED, cases])
         held = dict.fromkeys(METHODS, 0)
         widths = dict.fromkeys(METHODS, 0.0)
         for repeat in range(options.repeats):
@@ -63,28 +63,24 @@ def main() -> None:
         rows.append({"cases": cases, "coverage": coverage, "width": {m: round(widths[m], 4) for m in METHODS}, "best": best})
         print(rows[-1], flush=True)
     error = 1.96 * np.sqrt(0.95 * 0.05 / options.repeats)
-    body = {
-        "what": __doc__, "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "repeats": options.repeats,
-        "monte_carlo_error": round(float(error), 4), "rows": rows, "seconds": round(time.time() - begun, 1),
-        "environment": describe_environment(seed=7, data_fingerprint=None),
+    results = {
+        "repeats": options.repeats, "monte_carlo_error": round(float(error), 4), "rows": rows, "seconds": round(time.time() - begun, 1),
     }  # fmt: skip
-    stem = f"eval_null_coverage_xeon-2core_{time.strftime('%Y-%m')}"
-    write_json(options.out / f"{stem}.json", body)
-    lines = [
-        "# Coverage of the intervals under the null",
-        "",
-        f"`{body['command']}`, {options.repeats} experiments a row; chance is 1/{CLASSES}; ± {100 * error:.1f} points of Monte Carlo error.",
-        "",
-    ]
-    lines += ["| cases | " + " | ".join(METHODS) + " | nearest to 95 % | mean width of t |", "|---|---|---|---|---|---|"]
+    note = (
+        f"Coverage of the intervals under the null, {options.repeats} experiments a row; chance is 1/{CLASSES}; "
+        f"± {100 * error:.1f} points of Monte Carlo error."
+    )
+    lines = ["| cases | " + " | ".join(METHODS) + " | nearest to 95 % | mean width of t |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r['cases']} | "
         + " | ".join(f"{100 * r['coverage'][m]:.1f} %" for m in METHODS)
         + f" | {r['best']} | {r['width']['t']:.3f} |"
         for r in rows
     ]
-    write_text(options.out / f"{stem}.md", "\n".join(lines) + "\n")
-    print(json.dumps({"wrote": stem}))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("eval_null_coverage", results, table, note, seed=SEED))
 
 
 if __name__ == "__main__":

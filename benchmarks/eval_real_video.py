@@ -3,14 +3,14 @@
 No operating room is in these clips: hands, a box, walkers enter a polygon. Reported as it is, beside the prior (the share of windows with an
 event: what a score that knows nothing has as average precision) and motion within the zone. A model knows nothing of these cameras, so no
 threshold was chosen for them: the ranking of windows and what the best threshold could reach are what to read.
-    python benchmarks/eval_real_video.py MODEL --hardware xeon-spr-2core
+    python benchmarks/eval_real_video.py MODEL [--write]
 """
 
 import argparse
-import sys
 import tempfile
-import time
 from pathlib import Path
+
+from recording import write_result
 
 from surg.eval.backends import open_backend
 from surg.eval.real import build_manifest
@@ -18,7 +18,6 @@ from surg.eval.report import markdown
 from surg.eval.runs import judge_sterility
 from surg.eval.sterility import SterilityConfig
 from surg.eval.takes import WatchConfig
-from surg.runs import describe_environment, write_json, write_text
 
 HERE = Path(__file__).parent
 
@@ -28,8 +27,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--backend", default="triton", choices=("triton", "onnx", "torch"))
     parser.add_argument("--videos", type=Path, default=Path("/usr/share/doc/opencv-doc"))
-    parser.add_argument("--hardware", default="local")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/eval_real_video_<hardware>_<yyyy-mm>.json and .md"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         manifest = build_manifest(
@@ -44,18 +44,18 @@ def main() -> None:
     result.protocol.append(
         "The videos are OpenCV's samples from Debian's package opencv-doc; zones and intervals were marked by eye, good to about 0.3 s."
     )
-    stem = f"eval_real_video_{options.hardware}_{time.strftime('%Y-%m')}"
-    command = "python benchmarks/eval_real_video.py " + " ".join(Path(arg).name for arg in sys.argv[1:])
-    numbers = {name: {"value": m.value, "low": m.low, "high": m.high} for name, m in result.metrics.items()}
-    environment = describe_environment(seed=0, data_fingerprint=result.evidence.get("data_fingerprint"))
-    write_json(
-        options.out / f"{stem}.json",
-        {"command": command, "headline": result.headline, "metrics": numbers, "environment": environment},
-    )
-    write_text(options.out / f"{stem}.md", markdown([result], result.title))
     print(result.headline)
     for table in result.tables:
         print(table.title, *table.rows, sep="\n  ")
+    if options.write:
+        numbers = {name: {"value": m.value, "low": m.low, "high": m.high} for name, m in result.metrics.items()}
+        path = write_result(
+            "eval_real_video",
+            {"headline": result.headline, "metrics": numbers},
+            markdown([result], result.title).rstrip(),
+            data_fingerprint=result.evidence.get("data_fingerprint"),
+        )
+        print("Wrote", path)
 
 
 if __name__ == "__main__":

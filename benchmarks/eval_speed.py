@@ -1,7 +1,7 @@
 """How fast `surg eval sterility` goes through a long take, whether its memory stays flat, and how busy it keeps the server.
 
 A short take is simulated, coded like a room camera's film (1280 x 720, 25 frames/s) and repeated packet by packet to the wanted length.
-    python benchmarks/eval_speed.py MODEL --hardware xeon-spr-2core
+    python benchmarks/eval_speed.py MODEL [--write]
 Busy is the share of the wall time in which Triton's own statistics say that it ran batches of surg_clip (input, inference, output).
 On a machine that does other work besides, compare the CPU seconds, not the wall time.
 """
@@ -11,7 +11,6 @@ import cProfile
 import json
 import os
 import resource
-import sys
 import tempfile
 import threading
 import time
@@ -25,17 +24,16 @@ import av
 import cv2
 import numpy as np
 import tritonclient.grpc as grpc
+from recording import write_result
 
 from surg.data.manifest import Clip, Label, Manifest, write_manifest
 from surg.data.synth.room import generate_takes
 from surg.data.video import iter_frames, probe, write_video
 from surg.eval.backends import open_backend
 from surg.eval.takes import WatchConfig, read_takes, score_takes
-from surg.runs import describe_environment, write_json, write_text
 from surg.serving.engine import start_server
 from surg.serving.export import export_repository
 
-HERE = Path(__file__).parent
 MIB = 1 << 20
 
 
@@ -49,8 +47,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=4)
     parser.add_argument("--video", type=Path, help="a film to repeat, instead of a simulated one")
     parser.add_argument("--profile", type=Path, help="also write the client's profile (cProfile) here")
-    parser.add_argument("--hardware", default="local")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/eval_speed_<hardware>_<yyyy-mm>.json and .md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -208,20 +205,13 @@ def profiled(path: Path | None) -> Iterator[None]:
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
-    stem = options.out / f"eval_speed_{options.hardware}_{time.strftime('%Y-%m')}"
-    command = " ".join(["python", "benchmarks/eval_speed.py", *(Path(arg).name for arg in sys.argv[1:])])
     film = f"{options.size}, {options.fps} frames/s" if options.video is None else options.video.name
     note = f"One take of {results['take_minutes']:g} minutes ({film}), a window every {options.stride:g} s, {options.in_flight} requests in flight."
-    body = {
-        "command": command,
-        "note": note,
-        "environment": describe_environment(seed=0, data_fingerprint=None),
-        "results": results,
-    }
-    write_json(stem.with_suffix(".json"), body)
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in results.items())
-    write_text(stem.with_suffix(".md"), f"`{command}`\n\n{note}\n\n| what | value |\n|---|---|\n{rows}\n")
-    print(rows)
+    rows = (f"| {name.replace('_', ' ')} | {value} |" for name, value in results.items())
+    table = "\n".join(["| what | value |", "|---|---|", *rows])
+    print(note, table, sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("eval_speed", results, table, note))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """How long a training step of `tiny` waits for its batch: the share of time spent in `next(batches)`.
 
-python benchmarks/loader.py --hardware xeon-2core
+python benchmarks/loader.py [--write]
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from recording import write_result
 
 from surg.data.augment import AugmentConfig
 from surg.data.clips import ClipConfig
@@ -103,12 +100,11 @@ def decode_cost(manifest_path: Path, batch: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--hardware", default="unnamed")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 720], help="sides of the source videos in pixels")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/loader_<hardware>_<yyyy-mm>.json and .md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -121,33 +117,25 @@ def main() -> None:
                 | measure(path, options.batch, workers, options.steps)
                 for workers in options.workers
             ]
-    now = datetime.now(UTC)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    load = round(os.getloadavg()[0], 1)
-    report = {
-        "command": "python " + " ".join(sys.argv), "git": commit, "date": now.date().isoformat(), "hardware": options.hardware,
-        "cores": len(os.sched_getaffinity(0)), "load_average": load, "torch": torch.__version__, "batch": options.batch,
-        "clip": "16 frames at 4 fps, 160 px, random crop, flip and brightness", "results": rows,
+    results = {
+        "clip": "16 frames at 4 fps, 160 px, random crop, flip and brightness", "batch": options.batch,
+        "cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 1), "rows": rows,
     }  # fmt: skip
-    lines = [f"# Waiting for the loader: {report['clip']}, batches of {options.batch}", ""]
-    lines += [
+    note = (
+        f"Waiting for the loader: {results['clip']}, batches of {options.batch}; {results['cores']} cores, "
+        f"load average {results['load_average']}."
+    )
+    lines = [
         "| video | workers | step s | waiting | wait p50 ms | clips/s | CPU ms per clip |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         numbers = f"{row['wait_share']:.1%} | {row['wait_p50_ms']} | {row['clips_per_s']} | {row['cpu_ms_per_clip']}"
         lines.append(f"| {row['video']} | {row['workers']} | {row['step_s']} | {numbers} |")
-    lines += [
-        "",
-        f"{options.hardware}, {report['cores']} cores, load average {load}, {report['date']}, commit {commit}",
-        "",
-        f"`{report['command']}`",
-        "",
-    ]
-    stem = options.out / f"loader_{options.hardware}_{now:%Y-%m}"
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("loader", results, table, note))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """Ten million rows: seconds of CPU and peak memory of writing, fingerprint, selecting, splitting, checking and loading.
 
-python benchmarks/manifest_rows.py --hardware xeon-2core
+python benchmarks/manifest_rows.py [--write]
 """
 
 import argparse
-import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from recording import write_result
 
 from surg.data.check import check
 from surg.data.clips import ClipConfig
@@ -43,20 +41,19 @@ def rows(count: int, per_video: int = 100) -> Iterator[pa.RecordBatch]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--hardware", default="unnamed")
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/manifest_rows_<hardware>_<yyyy-mm>.json and .md")
     options = parser.parse_args()
-    results = []
+    steps = []
 
     def step(name: str, work: object) -> None:
         began = time.process_time()
         value = work()
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        results.append(
+        steps.append(
             {"step": name, "cpu_s": round(time.process_time() - began, 1), "peak_mb_so_far": peak_mb, "result": str(value)[:60]}
         )
-        print(results[-1], file=sys.stderr, flush=True)
+        print(steps[-1], file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         path, split = Path(folder) / "m.parquet", Path(folder) / "s.parquet"
@@ -74,30 +71,14 @@ def main() -> None:
 
         config = LoaderConfig(workers=0, balance="action")
         step("loader: open", lambda: ClipLoader(Manifest.read(split), ClipConfig(), PreprocessSpec(), config).order(0)[:3])
-    now = datetime.now(UTC)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    report = {
-        "command": "python " + " ".join(sys.argv), "git": commit, "date": now.date().isoformat(), "hardware": options.hardware,
-        "rows": options.rows, "file_mb": size_mb, "pyarrow": pa.__version__, "results": results,
-    }  # fmt: skip
-    lines = [
-        f"# A manifest of {options.rows:,} rows ({size_mb} MB)",
-        "",
-        "| step | CPU s | peak memory so far, MB |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {row['step']} | {row['cpu_s']} | {row['peak_mb_so_far']} |" for row in results]
-    lines += [
-        "",
-        f"{options.hardware}, {report['date']}, commit {commit}, pyarrow {pa.__version__}",
-        "",
-        f"`{report['command']}`",
-        "",
-    ]
-    stem = options.out / f"manifest_rows_{options.hardware}_{now:%Y-%m}"
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    results = {"rows": options.rows, "file_mb": size_mb, "pyarrow": pa.__version__, "steps": steps}
+    note = f"A manifest of {options.rows:,} rows ({size_mb} MB), pyarrow {pa.__version__}."
+    lines = ["| step | CPU s | peak memory so far, MB |", "|---|---|---|"]
+    lines += [f"| {row['step']} | {row['cpu_s']} | {row['peak_mb_so_far']} |" for row in steps]
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("manifest_rows", results, table, note))
 
 
 if __name__ == "__main__":

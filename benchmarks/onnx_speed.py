@@ -1,7 +1,7 @@
 """The exported tiny encoder under onnxruntime against transformers' VJEPA2Model of the same size (sdpa and eager), one process,
 calls in turns, ratios of medians; and where the graph's time goes, by operator.
 
-    python benchmarks/onnx_speed.py --out benchmarks/onnx_speed_xeon-spr-2core_2026-11.json [--threads 2] [--size 112] [--batch 2]
+    python benchmarks/onnx_speed.py [--threads 2] [--size 112] [--batch 2] [--write]
 
 `--cpu-time` counts this process's processor time with one thread instead of the clock: for a machine that others use too.
 The last lines are a bound: what would be left if everything but the matrix products cost nothing.
@@ -14,19 +14,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from recording import write_result
 from transformers import VJEPA2Config, VJEPA2Model
 
 from surg.data.preprocess import PreprocessSpec
 from surg.model import zoo
 from surg.model.bundle import load_bundle, save_bundle
 from surg.model.encoder import build_encoder
-from surg.runs import describe_environment, write_json
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
 from surg.serving.parity import sample_clips
@@ -77,12 +76,12 @@ def by_operator(path: Path, feed: dict[str, np.ndarray], threads: int, rounds: i
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--out", type=Path, required=True)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--size", type=int, default=112)
     options.add_argument("--batch", type=int, default=2)
     options.add_argument("--rounds", type=int, default=25)
     options.add_argument("--cpu-time", action="store_true")
+    options.add_argument("--write", action="store_true", help="write benchmarks/onnx_speed_<hardware>_<yyyy-mm>.json and .md")
     arguments = options.parse_args()
     threads = 1 if arguments.cpu_time else arguments.threads
     clock = time.process_time if arguments.cpu_time else time.perf_counter
@@ -132,11 +131,6 @@ def main() -> None:
     a, b = embeddings["fp32"], embeddings["int8"]
     cosine = float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
     result = {
-        "what": f"tiny encoder, {arguments.batch} clips of 16 x {arguments.size} x {arguments.size}, {threads} thread(s), "
-        + ("processor time" if arguments.cpu_time else "wall time")
-        + ", calls in turns, medians",
-        "date": datetime.now(UTC).date().isoformat(),
-        "environment": describe_environment(seed=0, data_fingerprint=None),
         "rounds": arguments.rounds,
         "int8_cosine_to_fp32": cosine,
         "rows": rows,
@@ -147,8 +141,11 @@ def main() -> None:
     result["bound_by_matrix_products"] = {
         "ms": round(products, 2), "share": round(products / sum(plain.values()), 3), "x_sdpa_at_most": round(1e3 * base / products, 2),
     }  # fmt: skip
-    write_json(arguments.out, result)
-    lines = [result["what"], "", "| kind | ms/clip | x sdpa | x eager |", "|---|---|---|---|"]
+    note = (
+        f"tiny encoder, {arguments.batch} clips of 16 x {arguments.size} x {arguments.size}, {threads} thread(s), "
+        f"{'processor' if arguments.cpu_time else 'wall'} time, calls in turns, medians."
+    )
+    lines = ["| kind | ms/clip | x sdpa | x eager |", "|---|---|---|---|"]
     lines += [f"| {row['kind']} | {row['ms_per_clip']} | {row['x_sdpa']} | {row['x_eager']} |" for row in rows]
     lines += [
         "",
@@ -169,9 +166,11 @@ def main() -> None:
             f" fp32 would be {bound['x_sdpa_at_most']} x transformers' sdpa here, and no more."
         ),
     ]
-    arguments.out.with_suffix(".md").write_text("\n".join(str(line) for line in lines) + "\n")
-    print("\n".join(str(line) for line in lines))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
     print(json.dumps({row["kind"]: row["x_sdpa"] for row in rows}))
+    if arguments.write:
+        print("Wrote", write_result("onnx_speed", result, table, note))
 
 
 if __name__ == "__main__":

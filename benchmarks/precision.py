@@ -1,7 +1,7 @@
 """What fp16 and int8 graphs cost in accuracy: decisions and cosines against the fp32 graph, over windows of the simulated clips that
 come with the demo, decoded and prepared as in use: whole, and cropped around two zones.
 
-    python benchmarks/precision.py --out benchmarks/precision_xeon-spr-2core_2026-11.json [--checkpoint surg-tiny] [--clips 500]
+    python benchmarks/precision.py [--checkpoint surg-tiny] [--clips 500] [--write]
 
 Windows of one clip overlap, so neighbours are alike. Without --checkpoint the model is `tiny` with weights drawn at random,
 whose logits lie closer together than a trained model's.
@@ -9,11 +9,11 @@ whose logits lie closer together than a trained model's.
 
 import argparse
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from recording import write_result
 
 import surg
 from surg.data.preprocess import PreprocessSpec
@@ -22,7 +22,6 @@ from surg.model.bundle import load_bundle, save_bundle
 from surg.model.encoder import build_encoder
 from surg.model.heads import AttentiveClassifier, SterilityHead
 from surg.model.saved import find_bundle
-from surg.runs import describe_environment, write_json
 from surg.serving.local import session
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
@@ -54,11 +53,11 @@ def windows(spec: PreprocessSpec, count: int) -> list[tuple[np.ndarray, np.ndarr
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--out", type=Path, required=True)
     options.add_argument("--checkpoint")
     options.add_argument("--clips", type=int, default=500)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--write", action="store_true", help="write benchmarks/precision_<hardware>_<yyyy-mm>.json and .md")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = find_bundle(arguments.checkpoint) if arguments.checkpoint else made_up(Path(scratch) / "tiny.safetensors")
@@ -93,18 +92,12 @@ def main() -> None:
                     "fence": decided.fence, "near": decided.near, "changed_near": decided.changed_near, "flips": decided.flips,
                 }
             )  # fmt: skip
-    result = {
-        "what": f"fp16 and int8 against fp32, {len(prepared)} windows of the demo's simulated clips, "
-        + (f"weights {contract.checkpoint_sha256[:12]}" if arguments.checkpoint else "tiny with weights drawn at random"),
-        "command": "python benchmarks/precision.py" + (f" --checkpoint {arguments.checkpoint}" if arguments.checkpoint else ""),
-        "date": datetime.now(UTC).date().isoformat(),
-        "environment": describe_environment(seed=0, data_fingerprint=None),
-        "rows": rows,
-    }
-    write_json(arguments.out, result)
+    note = (
+        f"fp16 and int8 against fp32, {len(prepared)} windows of the demo's simulated clips, "
+        + (f"weights {contract.checkpoint_sha256[:12]}" if arguments.checkpoint else "tiny with weights drawn at random")
+        + "."
+    )
     lines = [
-        str(result["what"]),
-        "",
         "| graph | output | largest difference | smallest, median cosine | decisions flipped | on the fence, of them changed |",
         "|---|---|---|---|---|---|",
     ]
@@ -115,8 +108,10 @@ def main() -> None:
             + (f"{row['flips']} | {row['near']} within {row['fence']:g}, {row['changed_near']} |" if decides else "– | – |")
         )
     lines += ["", "On the fence: the fp32 probability is no further from the threshold, or from the second class, than stated."]
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if arguments.write:
+        print("Wrote", write_result("precision", {"windows": len(prepared), "rows": rows}, table, note))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,26 @@ def hardware() -> str:
     return f"{family}{generation}-{os.cpu_count()}core"
 
 
-def write_result(what: str, results: dict[str, Any], table: str = "", note: str = "") -> Path:
+def without_home(argument: str) -> str:
+    """An argument as it may be written down: of an absolute path, also behind NAME=, only the last folder and the name."""
+    name, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return f"{name}{equals}{Path(*path.parts[-2:])}" if path.is_absolute() and len(path.parts) > 2 else argument
+
+
+def write_result(
+    what: str, results: dict[str, Any], table: str = "", note: str = "", *, seed: int = 0, data_fingerprint: str | None = None
+) -> Path:
     """`table`: Markdown for a page of the same name; `note`: a sentence on how the figures were taken."""
     now = datetime.now(UTC)
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(without_home, sys.argv[1:])])
     path = Path(__file__).parent / f"{what}_{hardware()}_{now:%Y-%m}.json"
     write_json(
         path,
         {
             "command": command,
             "date": f"{now:%Y-%m-%d}",
-            "environment": describe_environment(seed=0, data_fingerprint=None),
+            "environment": describe_environment(seed=seed, data_fingerprint=data_fingerprint),
             **({"note": note} if note else {}),
             "results": results,
         },

@@ -1,7 +1,7 @@
 """Is the tissue simulator about motion, and can it be learnt?  One core, about 35 minutes.
 
     surg data synth tissue --out DIR --clips 3200 --seed 11
-    python benchmarks/synth_learnability.py DIR/manifest.parquet [--minutes 25] [--out benchmarks/synth_learnability_NAME]
+    python benchmarks/synth_learnability.py DIR/manifest.parquet [--minutes 25] [--write]
 
 Beside each other, trained on the split train and scored on test (whole cases apart): majority; one frame alone (2-D network); the same
 frames in random order (3-D network); 23 flow features with logistic regression; the clip as it is (3-D network).
@@ -9,15 +9,13 @@ frames in random order (3-D network); 23 flow features with logistic regression;
 
 import argparse
 import itertools
-import json
-import platform
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from recording import write_result
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,7 +25,6 @@ from surg.data.manifest import Manifest
 from surg.data.synth.tissue import ACTIONS
 from surg.data.synth.version import SIMULATOR_VERSION
 from surg.data.video import iter_frames
-from surg.runs import git_state
 
 # B clips, T frames, C channels, H W pixels
 SIDE = 144
@@ -161,7 +158,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first clips, for a try")
     parser.add_argument("--only", nargs="*", default=["flow", "frame", "shuffled", "clip"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write PATH.json and PATH.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/synth_learnability_<hardware>_<yyyy-mm>.json and .md"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
@@ -179,25 +178,23 @@ def main() -> None:
         else:
             results[mode] = train_and_score(mode, clips, actions, splits, arguments.minutes * TIME_SHARE[mode])
         print(mode, results[mode], f"{time.monotonic() - begin:.0f} s", flush=True)
-    if arguments.out:
-        write(arguments, results, int(train.sum()), int(test.sum()))
-
-
-def write(arguments: argparse.Namespace, results: dict[str, dict[str, float]], train: int, test: int) -> None:
     about = {
-        "what": "tissue simulator: accuracy on test cases, 8 actions (chance 0.125)",
         "simulator": SIMULATOR_VERSION,
-        "command": f"python benchmarks/synth_learnability.py MANIFEST --minutes {arguments.minutes:g}",
-        "train_clips": train,
-        "test_clips": test,
+        "train_clips": int(train.sum()),
+        "test_clips": int(test.sum()),
         "threads": arguments.threads,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__},
-        "git": git_state(),
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "results": results,
+        "inputs": results,
     }
-    arguments.out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+    note = (
+        f"Tissue simulator, version {SIMULATOR_VERSION}: what can be learnt from what. {about['train_clips']} clips to train, "
+        f"{about['test_clips']} to test, cases apart, 8 actions (chance 0.125); {arguments.threads} thread(s)."
+    )
+    print(note, table(results), sep="\n\n")
+    if arguments.write:
+        print("Wrote", write_result("synth_learnability", about, table(results), note))
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
     names = {
         "majority": "majority class",
         "frame": "one frame, 2-D network",
@@ -205,14 +202,12 @@ def write(arguments: argparse.Namespace, results: dict[str, dict[str, float]], t
         "flow": "23 flow features, logistic regression",
         "clip": "clip, 3-D network",
     }
-    lines = [f"# Tissue simulator, version {SIMULATOR_VERSION}: what can be learnt from what", ""]
-    lines += [f"{train} clips to train, {test} to test, cases apart. {about['command']}. {about['date']}.", ""]
-    lines += ["| input and model | accuracy on test | training, minutes on one core |", "|---|---|---|"]
+    lines = ["| input and model | accuracy on test | training, minutes on one core |", "|---|---|---|"]
     for mode, name in names.items():
         if mode in results:
             spent = results[mode].get("minutes")
             lines.append(f"| {name} | {results[mode]['accuracy']:.3f} | {'' if spent is None else f'{spent:g}'} |")
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

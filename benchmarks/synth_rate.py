@@ -1,28 +1,24 @@
 """Frames a second of the simulators at 224 px, H.264, truths and masks included.
 
-    python benchmarks/synth_rate.py [--out benchmarks/synth_rate_NAME]
+    python benchmarks/synth_rate.py [--write]
 
 Cases are rendered in this process on one thread. CPU seconds are counted, not the clock: other work on the machine then changes little,
 and two cores render two cases at a time, so the rate of two cores is twice that of one.
 """
 
 import argparse
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import cv2
 import numpy as np
+from recording import write_result
 
 from surg.data.synth import room, tissue
 from surg.data.synth.room_scene import choose_renderer
 from surg.data.synth.version import SIMULATOR_VERSION
-from surg.runs import git_state
 
 FRAMES = {"tissue": tissue.CLIPS_PER_CASE * tissue.FRAMES, "room": int(room.CLIPS_PER_CASE * room.SECONDS * room.FPS)}
 
@@ -41,11 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=3)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--out", type=Path, help="write PATH.json and PATH.md")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/synth_rate_<hardware>_<yyyy-mm>.json and .md")
     arguments = parser.parse_args()
     os.environ["LP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
-    results = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
         base: dict[str, object] = {"out": folder, "seed": 1, "family": "a", "split": "train", "size": arguments.size}
         jobs: dict[str, tuple[Callable[..., object], dict[str, object]]] = {"tissue": (tissue.render_case, {"clips": 8})}
@@ -56,35 +52,19 @@ def main() -> None:
             )
         for name, (render, more) in jobs.items():
             found = rates(render, base | more, FRAMES[name.split(",")[0]], arguments.cases)
-            results[name] = {"one_core": float(np.median(found)), "two_cores": 2 * float(np.median(found)), "all": found}
-            print(
-                f"{name:14s} {results[name]['one_core']:6.1f} frames per CPU second, two cores {results[name]['two_cores']:6.1f}"
-            )
-    if arguments.out:
-        write(arguments, results)
-
-
-def write(arguments: argparse.Namespace, results: dict[str, dict[str, object]]) -> None:
-    about = {
-        "what": f"frames per CPU second at {arguments.size} px, drawing, H.264 and truths",
-        "simulator": SIMULATOR_VERSION,
-        "command": f"python benchmarks/synth_rate.py --cases {arguments.cases} --size {arguments.size}",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__},
-        "git": git_state(),
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "results": results,
-    }
-    arguments.out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-    lines = [
-        f"# Simulators, version {SIMULATOR_VERSION}: {about['what']}",
-        "",
-        f"{about['command']}, {about['machine']}, {about['date']}",
-        "",
-    ]
-    lines += ["| simulator | one core | two cores |", "|---|---|---|"]
-    lines += [f"| {name} | {row['one_core']:.1f} | {row['two_cores']:.1f} |" for name, row in results.items()]
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+            rows[name] = {"one_core": float(np.median(found)), "two_cores": 2 * float(np.median(found)), "all": found}
+            print(f"{name:14s} {rows[name]['one_core']:6.1f} frames per CPU second, two cores {rows[name]['two_cores']:6.1f}")
+    results = {"simulator": SIMULATOR_VERSION, "cases": arguments.cases, "size": arguments.size, "rates": rows}
+    note = (
+        f"Simulators, version {SIMULATOR_VERSION}: frames per CPU second at {arguments.size} px, drawing, H.264 and truths; "
+        f"median of {arguments.cases} cases."
+    )
+    lines = ["| simulator | one core | two cores |", "|---|---|---|"]
+    lines += [f"| {name} | {row['one_core']:.1f} | {row['two_cores']:.1f} |" for name, row in rows.items()]
+    table = "\n".join(lines)
+    print(note, table, sep="\n\n")
+    if arguments.write:
+        print("Wrote", write_result("synth_rate", results, table, note))
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ Every tensor that autograd keeps is counted once by its storage, weights left ou
 torch's fake tensors, so that ViT-L fits any machine, and fused attention keeps no N x N matrix, on the CPU as on a GPU. With gradient checkpointing one block's
 tensors exist again while it is recomputed; they are added. `tiny` is also run for real, which must give the same number.
 
-    python benchmarks/train_memory.py --hardware xeon-spr-2core
+    python benchmarks/train_memory.py [--write]
 """
 
 import argparse
-import platform
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from recording import write_result
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -25,7 +23,6 @@ from surg.model.encoder import build_encoder
 from surg.model.heads import MotionAuxHead
 from surg.model.predictor import build_predictor
 from surg.model.zoo import encoder_config, predictor_config
-from surg.runs import git_state, write_json, write_text
 from surg.train import masks
 from surg.train.config import LossConfig, MaskConfig
 from surg.train.teacher import Teacher
@@ -111,8 +108,7 @@ def measure(name: str, frames: int, size: int, clips: int, *, bf16: bool, fake: 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--hardware", default="this-machine")
-    words.add_argument("--out", type=Path, default=Path("benchmarks"))
+    words.add_argument("--write", action="store_true", help="write benchmarks/train_memory_<hardware>_<yyyy-mm>.json and .md")
     options = words.parse_args()
     rows = []
     for name, frames, size, clips, precision in SETTINGS:
@@ -125,24 +121,21 @@ def main() -> None:
     real, _ = measure("tiny", 16, 112, 2, bf16=False, fake=False)
     fake = rows[0]["plain"]
     result = {
-        "what": "memory of a pretrain step: masked latents with two masks, and motion_aux on all tokens",
-        "command": f"python benchmarks/train_memory.py --hardware {options.hardware}",
-        "hardware": options.hardware, "date": datetime.now(UTC).date().isoformat(), "git": (git_state() or {}).get("commit"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "tiny_run_for_real": {"activations": real["activations"], "computed": fake["activations"]},  # type: ignore[index]
         "settings": rows,
     }  # fmt: skip
-    stem = options.out / f"train_memory_{options.hardware}_{datetime.now(UTC):%Y-%m}"
-    write_json(stem.with_suffix(".json"), result)
-    write_text(stem.with_suffix(".md"), table(result))
-    print(table(result))
+    note = (
+        "Memory of a pretrain step: masked latents with two masks, and motion_aux on all tokens. GB. At rest: weights, gradients and two "
+        "moments of what learns, the teacher, and the start that drift is measured from. Activations: what autograd keeps between the passes; "
+        "with checkpointing, one recomputed block with it."
+    )
+    print(note, table(result), sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("train_memory", result, table(result), note))
 
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        "# Memory of a pretrain step", "",
-        f"{result['what']}. GB. At rest: weights, gradients and two moments of what learns, the teacher, and the start that drift is measured from. ",
-        "Activations: what autograd keeps between the passes; with checkpointing, one recomputed block with it.", "",
         "| model | clips | precision | at rest | teacher's activations | activations | with checkpointing | saved | peak, plain | peak, checkpointing |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -159,8 +152,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"`tiny` in fp32, run for real: {real['activations'] / 2**20:.1f} MB of activations; computed {real['computed'] / 2**20:.1f} MB.",
-        "", f"`{result['command']}`, {result['date']}, torch {result['versions']['torch']}", "",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 

@@ -4,25 +4,23 @@ Both: 16 frames of 112 px, two masks (8 x 15 %, 2 x 70 %), student, teacher on a
 applies its context mask after the whole encoder, so its student has to encode all tokens, once for each mask. Each is timed in fp32 and
 under bf16 autocast. Then the training loop runs on clips of the same size, and what it spends outside the step's own parts is its overhead.
 
-    python benchmarks/train_step.py --hardware xeon-spr-2core --threads 2
+    python benchmarks/train_step.py --threads 2 [--write]
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from recording import write_result
 from torch import Tensor, nn
 from transformers import VJEPA2Config, VJEPA2Model
 
@@ -32,7 +30,6 @@ from surg.data.video import write_video
 from surg.model.encoder import build_encoder
 from surg.model.predictor import build_predictor
 from surg.model.zoo import encoder_config, predictor_config
-from surg.runs import git_state, write_json, write_text
 from surg.train import masks, optim
 from surg.train.batches import Batch
 from surg.train.config import LossConfig, MaskConfig
@@ -149,11 +146,10 @@ def loop_overhead(threads: int, precision: str, steps: int) -> dict[str, float]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--hardware", default="this-machine")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--loop-steps", type=int, default=40)
-    arguments.add_argument("--out", type=Path, default=Path("benchmarks"))
+    arguments.add_argument("--write", action="store_true", help="write benchmarks/train_step_<hardware>_<yyyy-mm>.json and .md")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     auto = choose_precision("auto", "cpu")
@@ -187,21 +183,20 @@ def main() -> None:
         "bf16 against bf16": ("surg bf16", "transformers bf16"),
     }
     result: dict[str, Any] = {
-        "what": "one masked-latent training step of tiny, 16 frames, 112 px, batch 2",
-        "command": f"python benchmarks/train_step.py --hardware {options.hardware} --threads {options.threads} --rounds {options.rounds}",
-        "hardware": options.hardware, "threads": options.threads, "rounds": options.rounds, "warm_up": 2,
-        "date": datetime.now(UTC).date().isoformat(), "git": (git_state() or {}).get("commit"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": options.threads, "rounds": options.rounds, "warm_up": 2,
         "wall_ms": {name: summary(values) for name, values in wall.items()},
         "cpu_ms": {name: summary(values) for name, values in cpu.items()},
         "speedup": {name: {"wall": ratio(*pair, wall), "cpu": ratio(*pair, cpu)} for name, pair in pairs.items()},
         "loop": {precision: loop_overhead(options.threads, precision, options.loop_steps) for precision in ("fp32", "bf16")},
         "official_elsewhere_ms": {**ELSEWHERE_MS, "where": "2 cores of an AMD EPYC with AVX-512 and bf16; another machine"},
     }  # fmt: skip
-    stem = options.out / f"train_step_{options.hardware}_{datetime.now(UTC):%Y-%m}"
-    write_json(stem.with_suffix(".json"), result)
-    write_text(stem.with_suffix(".md"), table(result))
-    print(table(result))
+    note = (
+        f"One masked-latent training step of tiny, {FRAMES} frames, {SIZE} px, batch {BATCH}, {options.threads} threads, "
+        f"{options.rounds} interleaved rounds after {result['warm_up']}. Milliseconds."
+    )
+    print(note, table(result), sep="\n\n")
+    if options.write:
+        print("Wrote", write_result("train_step", result, table(result), note))
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -210,11 +205,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    lines = [
-        "# Training step", "",
-        f"{result['what']}, {result['threads']} threads, {result['rounds']} interleaved rounds after {result['warm_up']}. Milliseconds.", "",
-        "| step | wall p50 | p95 | least | processor time p50 |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+    lines = ["| step | wall p50 | p95 | least | processor time p50 |", "|---|---|---|---|---|"]
     for name, wall in result["wall_ms"].items():
         lines.append(f"| {name} | {wall['p50']} | {wall['p95']} | {wall['least']} | {result['cpu_ms'][name]['p50']} |")
     for precision in ("fp32", "bf16"):
@@ -235,7 +226,6 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {precision} | {loop['step_ms']} | {loop['own_parts_ms']} | {loop['overhead']:.1%} |")
     where = result["official_elsewhere_ms"]["where"]
     lines += ["", f"The official code was measured on {where}: a yardstick, not a comparison."]
-    lines += ["", f"`{result['command']}`, {result['date']}, torch {result['versions']['torch']}", ""]
     return "\n".join(lines)
 
 
