@@ -27,8 +27,8 @@ class TrackConfig(Config):
     """Move the earlier mask along with the camera and with its own last step before comparing: a thin shaft at 8 fps overlaps itself badly."""
     same_name: bool = True
     """A track keeps to one name; without, `hand` may become `person`."""
-    min_frames: int = Field(3, ge=1)
-    """Shorter tracks are taken for noise and left out."""
+    min_frames: int = Field(4, ge=1)
+    """Shorter tracks are taken for noise and left out; below `move_frames` none could be told agent from layout anyway."""
     min_move: float = Field(0.05, gt=0)
     """An agent has moved this share of the picture's width, the camera's motion taken off."""
     ends: bool | None = None

@@ -14,6 +14,10 @@ from surg.data.segment.masks import Found, Frames, Mask
 
 # A ghost that another one touches comes apart in the second pass; a third changed nothing on simulated rooms.
 GHOST_PASSES = 2
+SHADOW_TINT = 0.08
+"""Most by which a shadow's factor differs between red, green and blue."""
+DEEP_SHADOW = (0.45, 0.1)
+"""Darkest factor and tint of a pixel that counts for `shadow_share`."""
 
 
 class RoomConfig(Config):
@@ -23,6 +27,11 @@ class RoomConfig(Config):
     """The least difference in grey levels, however quiet the picture."""
     shadow: float = Field(0.55, gt=0, le=1)
     """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
+    shadow_share: float = Field(0.6, gt=0, le=1)
+    """A thing of which more than this share may be a shadow, a deep one too, is a shadow as a whole. 1 keeps them."""
+    solid: float = Field(0.42, ge=0, lt=1)
+    """The least share of its convex hull that a thing fills. Hands at work over a field come out as scraps of hand, cloth and shade,
+    which are no thing to follow; a person fills half and more. 0 keeps scraps."""
     min_area: float = Field(0.003, gt=0, lt=1)
     """Smallest thing, as a share of the picture."""
     ghost: float = Field(1.3, ge=1)
@@ -30,10 +39,8 @@ class RoomConfig(Config):
     sharper in the background than in the frame is such a ghost, and the frame shows what is behind it. 100 leaves ghosts alone."""
 
 
-def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None) -> list[Mask]:
-    """Pixels of each frame that are not background: (H, W) each. `still` is the empty room where it is known."""
-    if still is not None:
-        return _differences(frames, still, config)
+def moving_parts(frames: Frames, config: RoomConfig) -> tuple[list[Mask], Frames]:
+    """Pixels of each frame that are not background, (H, W) each, and the background (H, W, 3)."""
     behind = backdrop(frames)
     masks = _differences(frames, behind, config)
     for _ in range(GHOST_PASSES):
@@ -42,37 +49,58 @@ def moving_parts(frames: Frames, config: RoomConfig, still: Frames | None = None
             break
         behind = bare
         masks = _differences(frames, behind, config)
-    return masks
+    return masks, behind
 
 
 def _differences(frames: Frames, still: Frames, config: RoomConfig) -> list[Mask]:
-    behind = cv2.GaussianBlur(still, (0, 0), 1.0).astype(np.float32)
+    behind = _soft(still)
     masks = []
     for frame in frames:
-        picture = cv2.GaussianBlur(frame, (0, 0), 1.0).astype(np.float32)
+        picture = _soft(frame)
         difference = np.abs(picture - behind).max(axis=2)
         # The median difference is the noise of an unmoved pixel as long as most of the picture rests.
         threshold = max(config.min_contrast, config.contrast * float(np.median(difference)))
-        mask = (difference > threshold) & ~_shadow(picture, behind, config.shadow)
+        mask = difference > threshold
+        if config.shadow < 1:
+            mask &= ~_shadow(picture, behind, config.shadow, SHADOW_TINT)
         masks.append(_clean(mask))
     return masks
 
 
 def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
-    """Everything that moves, on every frame."""
-    masks = moving_parts(frames, config)
-    return [[Found(part, "person", 1.0) for part in _parts(mask, config.min_area)] for mask in masks]
+    """Everything that moves and holds together, on every frame."""
+    masks, behind = moving_parts(frames, config)
+    soft = _soft(behind)
+    found = []
+    for frame, mask in zip(frames, masks):
+        shaded = _shadow(_soft(frame), soft, *DEEP_SHADOW) if config.shadow_share < 1 else np.zeros(mask.shape, bool)
+        parts = [
+            part
+            for part in _parts(mask, config.min_area)
+            if shaded[part].mean() <= config.shadow_share and _solidity(part) >= config.solid
+        ]
+        found.append([Found(part, "person", 1.0) for part in parts])
+    return found
 
 
-def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], darkest: float) -> Mask:
-    """Darker by a factor that is nearly the same in all three channels."""
-    if darkest >= 1:
-        return np.zeros(picture.shape[:2], bool)
+def _soft(picture: Frames) -> npt.NDArray[np.float32]:
+    return cv2.GaussianBlur(picture, (0, 0), 1.0).astype(np.float32)
+
+
+def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], darkest: float, tint: float) -> Mask:
+    """Darker by a factor, above `darkest`, that differs by less than `tint` between the three channels."""
     ratio = (picture + 4) / (behind + 4)
     spread = ratio.max(axis=2) - ratio.min(axis=2)
     mean = ratio.mean(axis=2)
-    shaded: Mask = (mean > darkest) & (mean < 0.97) & (spread < 0.08)
+    shaded: Mask = (mean > darkest) & (mean < 0.97) & (spread < tint)
     return shaded
+
+
+def _solidity(part: Mask) -> float:
+    """Share of its convex hull that a mask fills."""
+    ys, xs = np.nonzero(part)
+    hull = cv2.contourArea(cv2.convexHull(np.stack([xs, ys], axis=1).astype(np.int32)))
+    return len(ys) / max(hull, 1.0)
 
 
 def _clean(mask: Mask) -> Mask:

@@ -121,7 +121,21 @@ def test_a_shadow_is_no_person_unless_shadows_are_kept():
     for index in range(8):
         frames[index, 60:120, 20 * index : 20 * index + 30] = 105
     assert all(not found for found in people(frames, RoomConfig()))
-    assert all(found for found in people(frames, RoomConfig(shadow=1.0)))
+    assert all(found for found in people(frames, RoomConfig(shadow=1.0, shadow_share=1.0)))
+    # What is left of a shadow pixel by pixel is one as a whole.
+    assert all(not found for found in people(frames, RoomConfig(shadow=1.0)))
+
+
+def test_scraps_that_are_spread_out_are_no_thing_unless_wanted():
+    room = np.full((160, 208, 3), 150, np.uint8)
+    frames = np.stack([room] * 8)
+    # An L of three squares and thin bridges fills little of its hull; a full square of the same reach all of it.
+    for index in range(1, 7):
+        left = 10 * index
+        frames[index, 20:110, left : left + 8] = (30, 90, 60)
+        frames[index, 102:110, left : left + 90] = (30, 90, 60)
+    assert all(not found for found in people(frames, RoomConfig())[1:7])
+    assert all(found for found in people(frames, RoomConfig(solid=0.0))[1:7])
 
 
 @pytest.mark.parametrize(
