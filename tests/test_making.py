@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -45,11 +46,11 @@ def test_every_command_is_understood_and_begins_where_the_last_one_ended(making:
     for stage in made:
         arguments = stage.arguments
         assert options_of(arguments), shlex.join(arguments)
-        read = [word.partition("=")[2] or word for flag, word in zip(arguments, arguments[1:]) if flag in ("--data", "--init")]
+        read = [word.partition("=")[2] or word for flag, word in pairwise(arguments) if flag in ("--data", "--init")]
         if arguments[0] == "train":
             load_recipe(arguments[1])
         missing = [word for word in read if word not in written]
         assert not missing, f"{shlex.join(arguments)}: nothing wrote {missing} before"
-        folder = next((word for flag, word in zip(arguments, arguments[1:]) if flag == "--out"), arguments[-1])
+        folder = next((word for flag, word in pairwise(arguments) if flag == "--out"), arguments[-1])
         written |= {folder, f"{folder}/manifest.parquet"}
     assert made[-1].arguments[:2] == ("weights", "pack")
