@@ -2,7 +2,8 @@
 
     python making/model.py [--work runs/model] [--out surg/model/shipped/surg-tiny.safetensors]      (make model)
 
-About three hours on two CPU cores; a broken run goes on where it stopped. Every stage is a public command and is printed.
+About three hours on two CPU cores (the stages' times added up); a broken run goes on where it stopped. Every stage is a public command
+and is printed.
 Afterwards: `make eval`, whose numbers go into the card (docs/evaluation.md says how).
 """
 

@@ -1,4 +1,4 @@
-"""Several manifests become one: more sites, more seeds, a public set beside one's own. Splits stay as they are."""
+"""Several manifests become one: more sites, more seeds, a public set beside one's own. Splits stay as they are, timelines come along."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -6,17 +6,24 @@ from pathlib import Path
 
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.overlap import refuse_overlap
+from surg.data.timeline import Timeline, check_apart, join_timelines, timeline_path
 from surg.errors import DataError
 
 
 def merge(manifests: Sequence[Manifest], out: Path) -> Manifest:
-    """Write all clips, in order. Raises DataError when a clip stands in two of them, or a patient on two sides."""
+    """Write all clips, in order, and what the parts' timelines tell beside them.
+
+    Raises DataError when a clip or a case's timeline stands in two parts, or a patient on two sides; then nothing is written.
+    """
     rows = {(clip.source, clip.case, clip.split) for clip in _all_clips(manifests)}
     refuse_overlap(rows)
     _refuse_twice(manifests)
+    timelines = [Timeline(path) for manifest in manifests if (path := timeline_path(manifest.path)).is_file()]
+    check_apart(timelines)
     notes = {f"part {number}": manifest.fingerprint for number, manifest in enumerate(manifests, start=1)}
     # A part that leaks makes the whole leak.
     notes["leak"] = next((leak for manifest in manifests if (leak := manifest.notes.get("leak"))), "")
+    join_timelines(timeline_path(out), timelines)
     return write_manifest(out, _all_clips(manifests), notes)
 
 

@@ -14,7 +14,7 @@ It lies beside the manifest as NAME.timeline.parquet:
 A moment that is not annotated has no row: "nothing happened" is a row that says so, never a missing one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,6 +95,15 @@ class Timeline:
     def cases(self) -> list[str]:
         return sorted(set(self._data.to_table(columns=["case"])["case"].to_pylist()))
 
+    def told(self) -> set[tuple[str, str, str]]:
+        """(case, name, video) of everything that is told."""
+        columns = ["case", "name", "video"]
+        batches = self._data.to_batches(columns=columns)
+        return {row for batch in batches for row in zip(*(batch.column(name).to_pylist() for name in columns))}
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._data.to_batches()
+
     def track(self, case: str, name: str, video: str | None = None) -> Track:
         """All samples of one name in one case, in order of time. Raises DataError when there are none.
 
@@ -135,6 +144,30 @@ def write_timeline(path: Path, samples: Iterable[Sample]) -> int:
             writer.write_table(_table(group))
             rows += len(group)
     return rows
+
+
+def check_apart(parts: Sequence[Timeline]) -> None:
+    """Raise DataError when two timelines tell the same of one case: together they would tell it twice."""
+    teller: dict[tuple[str, str, str], Path] = {}
+    for part in parts:
+        for case, name, video in part.told():
+            first = teller.setdefault((case, name, video), part.path)
+            if first != part.path:
+                raise DataError(
+                    f"Both {first} and {part.path} tell {name!r} of case {case!r}; together they would tell it twice.\n"
+                    "Merge only one of the two manifests, or give the cases of one of them names of their own."
+                )
+
+
+def join_timelines(path: Path, parts: Sequence[Timeline]) -> None:
+    """Write all rows of the parts, in order; leaves no file when there are no parts."""
+    if not parts:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path, "wb") as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            for batch in part.batches():
+                writer.write_batch(batch.cast(SCHEMA))
 
 
 _GROUP = 100_000

@@ -101,7 +101,7 @@ def analyse(
     contract = client.contract
     chosen = contract.threshold(0) if threshold is None else threshold
     analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes)
-    # Surprise costs as much as the rest; on a long timeline every third window draws the same curve.
+    # Surprise costs twice what the rest costs; on a long timeline every third window draws the same curve.
     every = 3 if analysis.duration_s > MANY_WINDOWS * stride_s else 1
     surprise = contract.has("surg_world")
     for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, surprise_every=every):

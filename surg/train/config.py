@@ -155,6 +155,8 @@ class MaskConfig(Config):
             raise ValueError(
                 f"masks.ratio={self.ratio} has no effect on forecast masks, which hide whole frames; set masks.temporal_ratio."
             )
+        if self.kind == "forecast" and not 0 < self.temporal_ratio < 1:
+            raise ValueError(f"masks.temporal_ratio={self.temporal_ratio} must lie between 0 and 1 for forecast masks.")
         return self
 
 

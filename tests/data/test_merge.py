@@ -10,6 +10,7 @@ from surg.data.check import check
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.merge import merge
 from surg.data.splits import parse_shares, split_by_clip
+from surg.data.timeline import Sample, Timeline, timeline_path, write_timeline
 from surg.errors import DataError
 
 
@@ -54,6 +55,28 @@ def test_a_part_that_leaks_makes_the_whole_leak(tmp_path: Path) -> None:
     whole = merge([clean, Manifest.read(leaky).select(split="train")], tmp_path / "all.parquet")
 
     assert any("on several sides" in problem for problem in check(whole, tmp_path / "videos.parquet", depth="none").problems)
+
+
+def test_timelines_come_along_and_are_not_told_twice(tmp_path: Path) -> None:
+    one, two, bare = (part(tmp_path / f"{name}.parquet", name) for name in ("one", "two", "bare"))
+    write_timeline(
+        timeline_path(one.path), [Sample("one", 0.5, "state", value=(1.0, 2.0)), Sample("one", 1.5, "phase", text="close")]
+    )
+    write_timeline(timeline_path(two.path), [Sample("two", 0.0, "state", value=(3.0, 4.0))])
+
+    merged = Timeline(timeline_path(merge([one, bare, two], tmp_path / "all.parquet").path))
+
+    assert merged.cases() == ["one", "two"]
+    assert merged.track("one", "phase").texts == ["close"]
+    assert merged.track("two", "state").values.tolist() == [[3.0, 4.0]]
+    # Without any, what an earlier file of that name had told is gone as well.
+    merge([bare, part(tmp_path / "more.parquet", "more")], tmp_path / "all.parquet")
+    assert not timeline_path(tmp_path / "all.parquet").exists()
+
+    write_timeline(timeline_path(bare.path), [Sample("one", 0.5, "state", value=(1.0, 2.0))])
+    with pytest.raises(DataError, match=r"tell 'state' of case 'one'"):
+        merge([one, bare], tmp_path / "twice.parquet")
+    assert not (tmp_path / "twice.parquet").exists()
 
 
 def test_command_names_the_sides_and_refuses_to_write_over_a_part(tmp_path: Path) -> None:

@@ -86,3 +86,10 @@ def test_a_run_is_not_written_over(settings: Settings, tmp_path: Path) -> None:
     train(config, tmp_path / "run")
     with pytest.raises(RunError, match="--resume"):
         train(config, tmp_path / "run")
+
+
+def test_forecast_masks_refuse_settings_that_could_not_work(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"masks\.ratio=0\.5 has no effect on forecast masks"):
+        settings("pretrain", "masks.kind=forecast", "masks.ratio=0.5")
+    with pytest.raises(ConfigError, match=r"masks\.temporal_ratio=1\.0 must lie between 0 and 1"):
+        settings("pretrain", "masks.kind=forecast", "masks.temporal_ratio=1")

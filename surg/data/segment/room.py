@@ -60,9 +60,7 @@ def _differences(frames: Frames, still: Frames, config: RoomConfig) -> list[Mask
         difference = np.abs(picture - behind).max(axis=2)
         # The median difference is the noise of an unmoved pixel as long as most of the picture rests.
         threshold = max(config.min_contrast, config.contrast * float(np.median(difference)))
-        mask = difference > threshold
-        if config.shadow < 1:
-            mask &= ~_shadow(picture, behind, config.shadow, SHADOW_TINT)
+        mask = (difference > threshold) & ~_shadow(picture, behind, config.shadow, SHADOW_TINT)
         masks.append(_clean(mask))
     return masks
 
@@ -73,7 +71,7 @@ def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
     soft = _soft(behind)
     found = []
     for frame, mask in zip(frames, masks):
-        shaded = _shadow(_soft(frame), soft, *DEEP_SHADOW) if config.shadow_share < 1 else np.zeros(mask.shape, bool)
+        shaded = _shadow(_soft(frame), soft, *DEEP_SHADOW)
         parts = [
             part
             for part in _parts(mask, config.min_area)
