@@ -211,24 +211,29 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
         image = typed(text, request)
         if visit.video is None:
             return image, gr.skip(), gr.skip()
+        visit.begin()
         return image, _status("Reading the first seconds …", 0.0), gr.update(interactive=True)
 
     def run(stride_s: float, level: float, both: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         visit, drawn = _visit(page, request), 0.0
+        stop = visit.stop
         try:
             for share, text in page.analyse(visit, stride_s, level, both):
                 if time.monotonic() - drawn > REDRAW_S:
                     yield *_charts(visit, both), _status(text, share), gr.skip()
                     drawn = time.monotonic()
         except Exception as error:
+            yield *_charts(visit, both), _status(f"Stopped by an error. {page.outcome(visit)}"), gr.update(interactive=False)
             raise gr.Error(sentence(error), print_exception=False) from error
-        if not visit.stop.is_set():
-            result = f"{page.verdict(visit.analysis)} {page.agreement(visit) if both else ''}"
-            yield *_charts(visit, both), _status(result), gr.update(interactive=False)
+        if visit.stop is stop:  # else the visitor looks at another video by now
+            yield *_charts(visit, both), _status(page.outcome(visit)), gr.update(interactive=False)
 
-    def cancelled(both: bool, request: gr.Request) -> tuple[Any, ...]:
+    def cancelled(request: gr.Request) -> tuple[Any, Any]:
         visit = _visit(page, request)
-        return *_charts(visit, both), _status(page.cancel(visit)), gr.update(interactive=False)
+        visit.stop.set()
+        # What is under way notices within a window, and has the last word: two writers could overtake each other.
+        words = gr.skip() if visit.running else _status(page.outcome(visit))
+        return words, gr.update(interactive=False)
 
     def first_look(request: gr.Request) -> int:
         analysis = _visit(page, request).analysis
@@ -270,8 +275,8 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
         run, [stride, threshold, compare], charts, concurrency_limit=4, **quiet
     )
     running.success(first_look, None, index, **quiet).then(show, [index, heat, follow], moments, **quiet)
-    stopping = cancel.click(cancelled, compare, charts, cancels=[running], **quiet)
-    stopping.then(first_look, None, index, **quiet).then(show, [index, heat, follow], moments, **quiet)
+    # Without Gradio's own `cancels`: it closes the page's stream, and now and then loses what is sent on the next one.
+    cancel.click(cancelled, None, [verdict, cancel], **quiet)
     chart.select(picked, None, [index, place], **quiet).then(show, [index, heat, follow], moments, **quiet)
     place.change(None, place, place, js=SEEK, **private)
     for switch in (heat, follow):

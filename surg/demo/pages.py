@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -75,7 +74,7 @@ class Page:
 
     def open_video(self, visit: Visit, path: str | None, zone: Polygon | None = None) -> Frame | None:
         """A new video: forget what was known, return the picture for the zone. Raises DataError for a broken one."""
-        visit.stop.set()
+        visit.begin()
         visit.analysis = visit.other = visit.frame = None
         visit.corners = [list(corner) for corner in zone or []]
         self.visits.show(visit, None if path is None else Path(path))
@@ -115,6 +114,8 @@ class Page:
 
     def analyse(self, visit: Visit, stride_s: float, threshold: float | None, compare: bool) -> Iterator[tuple[float, str]]:
         """Watch the video; yields (share done, a sentence) while visit.analysis grows. Ends early when `visit.stop` is set."""
+        # This run's own event: what was stopped before stays stopped, even if it notices only now.
+        stop = visit.stop
         if visit.video is None:
             raise DataError("There is no video yet. Upload one, or choose an example below.")
         if 0 < len(visit.corners) < 3:
@@ -124,8 +125,6 @@ class Page:
         if visit.zone is not None:
             zone_bounds(visit.zone)
         clients = [self.client, *([self.other] if compare and self.other is not None else [])]
-        # An event of its own: what was stopped before stays stopped, even if it notices only now.
-        stop = visit.stop = threading.Event()
         visit.analysis = visit.other = None
         visit.running, began = True, time.monotonic()
         try:
@@ -142,13 +141,15 @@ class Page:
                     seen = f"{clock(analysis.windows[-1].end_s)} of {clock(analysis.duration_s)} seen"
                     yield share, f"{seen}, about {duration(left)} left"
         finally:
-            visit.running = False
+            if visit.stop is stop:
+                visit.running = False
         if visit.analysis is None:
             raise DataError("The video ended before one window could be read. Is it cut off?")
 
-    def cancel(self, visit: Visit) -> str:
-        """End the analysis that is under way; what it found so far stays."""
-        visit.stop.set()
+    def outcome(self, visit: Visit) -> str:
+        """What an analysis that has ended found; of one that was cancelled, what it found until then."""
+        if not visit.stop.is_set():
+            return f"{self.verdict(visit.analysis)} {self.agreement(visit)}".strip()
         if visit.analysis is None or not visit.analysis.windows:
             return "Cancelled before the first result."
         seen = f"{clock(visit.analysis.windows[-1].end_s)} of {clock(visit.analysis.duration_s)}"

@@ -66,6 +66,11 @@ class Visit:
     def zone(self) -> Polygon | None:
         return self.corners if len(self.corners) >= 3 else None
 
+    def begin(self) -> None:
+        """End what is under way; what comes next has a stop of its own."""
+        self.stop.set()
+        self.stop = threading.Event()
+
     def close(self) -> None:
         """End what is under way and delete what was made."""
         self.stop.set()

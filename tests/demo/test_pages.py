@@ -203,12 +203,35 @@ def test_a_cancelled_analysis_ends_and_keeps_what_it_found(page: Page, video: Pa
     running = page.analyse(visit, 0.25, None, False)
     for _ in range(2):
         next(running)
-    assert "stays below" in page.cancel(visit)
+    visit.stop.set()
     assert list(running) == []
+    assert "stays below" in page.outcome(visit)
     assert 2 <= len(visit.analysis.windows) <= 3
     assert not visit.running
+    visit.begin()
     list(page.analyse(visit, 0.25, None, False))
     assert len(visit.analysis.windows) > 5
+
+
+def test_what_is_cancelled_while_it_waits_for_its_turn_does_not_begin(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    visit.stop.set()
+    assert list(page.analyse(visit, 0.25, None, False)) == []
+    assert page.outcome(visit) == "Cancelled before the first result."
+
+
+def test_an_analysis_that_another_video_ends_leaves_the_next_one_alone(page: Page, video: Path) -> None:
+    visit = Visit()
+    page.open_video(visit, str(video))
+    first = page.analyse(visit, 0.25, None, False)
+    next(first)
+    page.open_video(visit, str(video))
+    second = page.analyse(visit, 0.25, None, False)
+    next(second)
+    assert list(first) == []
+    assert visit.running
+    assert len(list(second)) > 4
 
 
 def test_two_models_are_compared_in_a_sentence(page: Page, video: Path) -> None:
