@@ -58,7 +58,7 @@ def demo(repository: Path | None) -> Iterator[str]:
 
 def visited(browser: Browser, address: str, scheme: str, width: int) -> Page:
     """The page after an example was analysed."""
-    scale = 2 if width < 640 else 1
+    scale = 1.5 if width < 640 else 1
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -83,6 +83,7 @@ def of_the_demo(out: Path, repository: Path | None, kinds: set[str], chromium: s
                 page.context.close()
         if "timeline" in kinds:
             page = visited(browser, address, "light", 1240)
+            page.mouse.move(0, 0)  # what the pointer is over is drawn grey
             keep(decoded(page.locator("#timeline").screenshot()), out / "demo-timeline.jpg")
             page.context.close()
         browser.close()
@@ -123,8 +124,8 @@ def of_the_confusion(out: Path, repository: Path | None, clips: int) -> None:
 def of_the_factors(out: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        surg("data", "synth", "room", "--out", folder / "room", "--clips", 6, "--seed", SEED)
-        surg("data", "segment", folder / "room" / "manifest.parquet", "--out", folder / "masks")
+        surg("data", "synth", "tissue", "--out", folder / "tissue", "--clips", 8, "--seed", SEED)
+        surg("data", "segment", folder / "tissue" / "manifest.parquet", "--out", folder / "masks")
         surg("data", "factors", "show", folder / "masks" / "manifest.parquet", "--out", folder / "factors.jpg")
         picture = cv2.imread(str(folder / "factors.jpg"))
         assert picture is not None

@@ -101,6 +101,11 @@ def encoder_config(name: str) -> EncoderConfig:
     return _named(ENCODERS, name)
 
 
+def name_of(config: EncoderConfig) -> str:
+    """Name of an encoder by its settings; of one that has no name, its width and depth."""
+    return next((name for name, known in ENCODERS.items() if known == config), f"{config.embed_dim} x {config.depth}")
+
+
 def predictor_config(name: str) -> PredictorConfig:
     """Settings of the predictor that goes with a named encoder."""
     return _named(PREDICTORS, name)

@@ -130,7 +130,7 @@ def _export(
     fused: bool,
 ) -> _Made:
     bundle = load_bundle(find_bundle(checkpoint))
-    ready = prepare(bundle, served or ServedConfig(), str(bundle.meta.get("architecture") or ""))
+    ready = prepare(bundle, served or ServedConfig())
     contract = ready.contract.model_copy(update={"precision": precision})
     files: dict[str, dict[str, Path | str]] = {}
     for name, module in ready.modules.items():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from surg.config import Config, validate
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import ExportError
+from surg.model import zoo
 from surg.model.bundle import Bundle
 from surg.model.config import EncoderConfig, FactorizedConfig
 from surg.model.encoder import Encoder
@@ -175,7 +176,7 @@ class Served:
     """What is left out, and why."""
 
 
-def prepare(bundle: Bundle, config: ServedConfig, architecture: str = "") -> Served:
+def prepare(bundle: Bundle, config: ServedConfig) -> Served:
     """Build the served models that a bundle has the parts for. Raises ExportError when it has no encoder."""
     if bundle.encoder is None:
         raise ExportError(
@@ -210,7 +211,7 @@ def prepare(bundle: Bundle, config: ServedConfig, architecture: str = "") -> Ser
         modules["surg_world"] = _action_world(bundle.encoder, bundle.world, plain, spec, grid, config)
     if "surg_world" not in modules:
         notes.append("no predictor and no world model: surg_world is left out")
-    contract = _contract(bundle, spec, config, modules, grid, len(levels), architecture)
+    contract = _contract(bundle, spec, config, modules, grid, len(levels))
     return Served(contract, {name: module.eval().requires_grad_(False) for name, module in modules.items()}, notes)
 
 
@@ -270,6 +271,10 @@ def _newest(grid: tuple[int, int, int], config: ServedConfig) -> int:
     return newest
 
 
+def _size(config: EncoderConfig | FactorizedConfig) -> str:
+    return zoo.name_of(config) if isinstance(config, EncoderConfig) else "factorized"
+
+
 def _contract(
     bundle: Bundle,
     spec: PreprocessSpec,
@@ -277,7 +282,6 @@ def _contract(
     modules: dict[str, nn.Module],
     grid: tuple[int, int, int],
     levels: int,
-    architecture: str,
 ) -> Contract:
     t, h, w = grid
     assert bundle.encoder is not None
@@ -317,7 +321,7 @@ def _contract(
     models.append(_video_spec(models[0], spec, zone))
     return Contract(
         checkpoint_sha256=bundle.sha256,
-        architecture=architecture,
+        architecture=str(bundle.meta.get("architecture") or _size(encoder)),
         preprocess=spec,
         classes=classes,
         horizons_s=horizons,

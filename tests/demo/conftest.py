@@ -74,7 +74,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "head.sterility": SterilityHead(width, num_heads=2, depth=2, width=48),
     }
     spec = PreprocessSpec(size=64, num_frames=8, fps=4)
-    meta = {"classes": list(CLASSES), "preprocess": spec.model_dump(mode="json"), "architecture": "nano"}
+    meta = {"classes": list(CLASSES), "preprocess": spec.model_dump(mode="json")}
     save_bundle(folder / "nano.safetensors", parts, {}, meta)
     return export_repository(
         folder / "nano.safetensors", folder / "repo", served=ServedConfig(max_batch_size=4), clips=4, through_server=False

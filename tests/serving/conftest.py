@@ -37,7 +37,6 @@ def make_bundle(
     facts = {
         "classes": CLASSES,
         "preprocess": SPEC.model_dump(mode="json"),
-        "architecture": "nano",
         "thresholds": {"breach": 0.3},
         **meta,
     }

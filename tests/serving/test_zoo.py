@@ -33,7 +33,7 @@ def test_every_size_exports_and_runs_as_published(name: str, tmp_path: Path) -> 
     skip_without_room(name, weights, tmp_path)
     torch.manual_seed(0)
     bundle = Bundle(build_encoder(config).eval(), None, None, {}, {}, {"preprocess": SPEC.model_dump(mode="json")}, "0" * 64)
-    ready = prepare(bundle, ServedConfig(max_batch_size=2), name)
+    ready = prepare(bundle, ServedConfig(max_batch_size=2))
     contract = ready.contract.model_copy(update={"models": (ready.contract.model("surg_clip"),)})
     frames, zone = next(parity.sample_clips(1, SPEC, 0))
     with torch.inference_mode():
