@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--stride", type=float, default=1.0)
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--fps", type=int, default=25)
-    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--video", type=Path, help="a film to repeat, instead of a simulated one")
     parser.add_argument("--profile", type=Path, help="also write the client's profile (cProfile) here")
     parser.add_argument("--write", action="store_true", help="write benchmarks/eval_speed_<hardware>_<yyyy-mm>.json and .md")

@@ -11,7 +11,7 @@ A server must prove that it did the work: it names its version, and its inferenc
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +44,8 @@ class Backend:
     def spec(self) -> PreprocessSpec:
         return self.client.contract.preprocess
 
-    def clip(self, frames: Array, zone: Array | None = None) -> ClipResult:
-        return cast(ClipResult, self._counted("surg_clip", frames, lambda: self.client.clip(frames, zone)))
+    def clip(self, frames: Array, zone: Array | None = None, *, outputs: Sequence[str] | None = None) -> ClipResult:
+        return cast(ClipResult, self._counted("surg_clip", frames, lambda: self.client.clip(frames, zone, outputs=outputs)))
 
     def embed(self, frames: Array) -> EncoderResult:
         return cast(EncoderResult, self._counted("surg_encoder", frames, lambda: self.client.embed(frames)))
@@ -79,7 +79,7 @@ def open_backend(
     server: str | None = None,
     checkpoint: Path | None = None,
     repository: Path | None = None,
-    in_flight: int = 4,
+    in_flight: int = 8,
     timeout_s: float = 120.0,
 ) -> Iterator[Backend]:
     """Open one of the backends; whatever had to be started or exported is stopped and removed again.

@@ -60,6 +60,9 @@ def judge_sterility(
         if any(map(_lacks_zones, manifests))
         else "Every take is cropped around its zone."
     )
+    timelines = [Timeline(path) for path in (timeline_path(found.path) for found in manifests) if path.is_file()]
+    if timelines:
+        config = config.model_copy(update={"watch": config.watch.model_copy(update={"action": True})})
     sets = score_sets(backend, manifests, folder, config, resume=resume)
     test = sets["test"]
     protocol = [
@@ -81,7 +84,7 @@ def judge_sterility(
         config,
         folder,
         protocol,
-        timelines=[Timeline(path) for path in (timeline_path(found.path) for found in manifests) if path.is_file()],
+        timelines=timelines,
         classes=contract.classes,
     )
     result.evidence |= {"data_fingerprint": manifest.fingerprint, "sources": _sources(*manifests)}

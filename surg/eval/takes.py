@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -43,6 +44,8 @@ FORMAT = 2
 class WatchConfig(Config):
     stride_s: float = Field(1.0, gt=0)
     """Seconds from one window to the next."""
+    action: bool = False
+    """Also ask the action head: the official scores of a side table are judged by it."""
     surprise: bool = False
     """Also ask the world model, as a baseline: one more encoder pass a window."""
     event_gap_s: float = Field(0.5, ge=0)
@@ -87,7 +90,7 @@ class Scored:
     """(W,): change of the picture within the zone, the baseline without a model."""
     surprise: npt.NDArray[np.float64] | None
     action: npt.NDArray[np.int64] | None = None
-    """(W,): the most probable class of the action head, where the model has one."""
+    """(W,): the most probable class of the action head, where the model has one and it was asked."""
 
     def targets(self, horizons_s: tuple[float, ...]) -> npt.NDArray[np.float64]:
         """(W, H): is there a breach at some moment of [t, t + h]; NaN where the recording ends before."""
@@ -211,9 +214,11 @@ def read_scores(path: Path, takes: list[TakeTruth], horizons: int) -> list[Score
 def watch(backend: Backend, take: TakeTruth, config: WatchConfig, first: int = 0) -> Iterator[dict[str, Any]]:
     """One row a window from window `first` on, as the video is decoded: memory holds a few windows, whatever the take's length."""
 
+    outputs = ("breach", "action") if config.action and backend.client.contract.classes else ("breach",)
+
     def ask(window: tuple[float, Prepared]) -> dict[str, Any]:
         time_s, prepared = window
-        result = backend.clip(prepared.frames, prepared.zone)
+        result = backend.clip(prepared.frames, prepared.zone, outputs=outputs)
         row = {"time_s": time_s, "breach": result.breach_probability[0].astype(np.float64), "motion": motion_in_zone(prepared)}
         if result.action.size:
             row["action"] = int(result.action[0].argmax())
@@ -255,13 +260,14 @@ def windows_of(take: TakeTruth, spec: PreprocessSpec, stride_s: float, first: in
 
 def motion_in_zone(prepared: Prepared) -> float:
     """Mean change between the newest frames, weighted by the zone: 0..255.  Looks at the last half of the window."""
-    newest = prepared.frames[len(prepared.frames) // 2 :].astype(np.int16)
+    newest = prepared.frames[len(prepared.frames) // 2 :]
     if len(newest) < 2:
         return 0.0
-    change = np.abs(np.diff(newest, axis=0)).mean(axis=(0, 3))
-    side = change.shape[0] // prepared.zone.shape[0]
-    weight = np.kron(prepared.zone, np.ones((side, side), np.float32))
-    return float((change * weight).sum() / max(float(weight.sum()), 1e-6))
+    h, w = prepared.zone.shape
+    patches = (h, newest.shape[1] // h, w, newest.shape[2] // w * 3)
+    changes = [cv2.absdiff(*pair).reshape(patches).mean(axis=(1, 3)) for pair in itertools.pairwise(newest)]
+    change = np.mean(changes, axis=0)
+    return float((change * prepared.zone).sum() / max(float(prepared.zone.sum()), 1e-6))
 
 
 def _joined(held: deque[tuple[float, Prepared]], spec: PreprocessSpec) -> Prepared:

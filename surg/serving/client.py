@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -119,11 +119,18 @@ class Client:
         return self._transport.where
 
     def clip(
-        self, frames: Array, zone: Array | None = None, *, timeout_s: float | None = None, version: int | None = None
+        self,
+        frames: Array,
+        zone: Array | None = None,
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        version: int | None = None,
     ) -> ClipResult:
         """Embedding, action and breach of one clip (T, S, S, 3) or of B clips (B, T, S, S, 3), prepared uint8 RGB.
 
         zone: share of each patch inside the sterile field, (h, w) or (B, h, w); None is the whole picture.
+        outputs: only these are computed, the others stay empty; a head that nobody asks costs nothing. None is all.
         """
         spec = self.contract.model("surg_clip")
         frames = np.asarray(frames)
@@ -131,11 +138,11 @@ class Client:
         shape = spec.input("zone").shape
         zone = np.ones((len(frames), *shape), np.float32) if zone is None else np.asarray(zone, np.float32)
         zone = np.broadcast_to(zone, (len(frames), *shape)) if zone.shape == shape else zone
-        answer, request_id = self._infer(spec, {"frames": frames, "zone": zone}, timeout_s, version)
+        answer, request_id = self._infer(spec, {"frames": frames, "zone": zone}, timeout_s, version, outputs)
         out = answer.outputs
         nothing = np.zeros((len(frames), 0), np.float32)
         return ClipResult(
-            out["embedding"],
+            out.get("embedding", nothing),
             out.get("action", nothing),
             out.get("breach", nothing),
             out.get("breach_map", np.zeros((len(frames), 0, 0, 0), np.float32)),
@@ -269,7 +276,12 @@ class Client:
         self.close()
 
     def _infer(
-        self, spec: ModelSpec, inputs: Mapping[str, Array], timeout_s: float | None, version: int | None
+        self,
+        spec: ModelSpec,
+        inputs: Mapping[str, Array],
+        timeout_s: float | None,
+        version: int | None,
+        outputs: Sequence[str] | None = None,
     ) -> tuple[Answer, str]:
         if version is not None and version not in self.versions:
             raise self._unknown_version(version)
@@ -277,7 +289,10 @@ class Client:
         budget = self._timeout_s if timeout_s is None else timeout_s
         # None asked for: whatever is newest on the server, so that a rollback reaches clients that are already connected.
         number = version if version is not None else self._wanted or 0
-        request = Request(spec.name, inputs, [tensor.name for tensor in spec.outputs], number, _request_id(), budget)
+        names = [tensor.name for tensor in spec.outputs]
+        if outputs is not None and not set(outputs) <= set(names):
+            raise ServerError(f"{spec.name} was asked for {', '.join(outputs)}; it gives {', '.join(names)}.")
+        request = Request(spec.name, inputs, names if outputs is None else list(outputs), number, _request_id(), budget)
         with self._in_flight:
             return self._try_until(request, time.monotonic() + budget), request.request_id
 

@@ -24,6 +24,7 @@ def session(path: Path, threads: int = 0) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as in backend/onnxruntime, and for its reason
     providers = ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")

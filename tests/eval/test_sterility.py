@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from surg.data.adapters.mmor_rule import OUR_SETS
 from surg.data.manifest import Clip, Manifest, write_manifest
-from surg.data.timeline import Sample, Timeline, write_timeline
+from surg.data.timeline import Sample, Timeline, timeline_path, write_timeline
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend, exported
 from surg.eval.results import Result
@@ -110,6 +111,24 @@ def test_takes_through_a_model_give_the_same_report_when_resumed(
     assert 0 < first.metrics["model/prior"].value < 1
 
 
+def test_a_side_table_of_next_actions_is_judged_by_what_the_action_head_says(
+    take_manifest: Path, tmp_path: Path, torch_backend: Backend
+) -> None:
+    config = SterilityConfig(watch=WatchConfig(stride_s=1.0), repeats=100)
+    alone = judge_sterility(torch_backend, Manifest.read(take_manifest), tmp_path / "alone", config)
+    assert not any(name.startswith("official") for name in alone.metrics)
+    beside = Path(shutil.copytree(take_manifest.parent, tmp_path / "copy")) / take_manifest.name
+    classes = torch_backend.client.contract.classes
+    samples = [
+        Sample(take.case, time, "next_action", value=(1.0,), text=classes[int(time) % len(classes)])
+        for take in read_takes(Manifest.read(beside), config.watch)
+        for time in np.arange(0.0, take.end_s, 2.0)
+    ]
+    write_timeline(timeline_path(beside), samples)
+    result = judge_sterility(torch_backend, Manifest.read(beside), tmp_path / "with", config)
+    assert 0 <= result.metrics["official/next_action/model/macro_f1"].value <= 1
+
+
 @pytest.mark.parametrize("change", [{"before_s": 30.0}, {"merge_s": 30.0}, {"min_s": 60.0}, {"hold": 0.01}])
 def test_every_alarm_setting_has_an_effect(change: dict[str, float]) -> None:
     scores = np.full(100, 0.1)
@@ -195,9 +214,9 @@ class Counting(Backend):
 
     asked: int = 0
 
-    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None) -> ClipResult:
+    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None, **options: Any) -> ClipResult:
         self.asked += 1
-        return super().clip(frames, zone)
+        return super().clip(frames, zone, **options)
 
 
 class Killing(Backend):
@@ -206,11 +225,11 @@ class Killing(Backend):
     asked = 0
     server: Any = None
 
-    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None) -> ClipResult:
+    def clip(self, frames: np.ndarray, zone: np.ndarray | None = None, **options: Any) -> ClipResult:
         Killing.asked += 1
         if Killing.asked == 50:
             os.kill(Killing.server.pid, signal.SIGKILL)
-        return super().clip(frames, zone)
+        return super().clip(frames, zone, **options)
 
 
 def reconnected(server: Server) -> Client:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from surg.errors import ServerError
 from surg.serving.client import Client, connect
 from surg.serving.engine import Server
 from surg.serving.export import Exported
@@ -71,6 +72,40 @@ def test_many_clips_come_back_in_order(client: Client, frames: np.ndarray) -> No
     one = [client.clip(frames[index]).embedding for index in range(3)]
     for index, result in enumerate(results):
         np.testing.assert_allclose(result.embedding, one[index % 3], atol=1e-5)
+
+
+def test_requests_of_many_sizes_at_once_each_get_their_own_rows(client: Client, frames: np.ndarray) -> None:
+    """The server puts them together and spreads the rows over the cores."""
+    alone = client.clip(frames)
+    sizes = [1, 3, 2, 1, 1, 3, 2, 2, 1]
+    picks = [np.arange(place, place + size) % 3 for place, size in enumerate(sizes)]
+    for pick, result in zip(picks, client.map(lambda pick: client.clip(frames[pick]), picks)):
+        np.testing.assert_allclose(result.breach, alone.breach[pick], atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("breach",), ("action", "breach"), ("embedding",)])
+def test_only_what_is_asked_for_comes_back(
+    client: Client, local: Client, frames: np.ndarray, zone: np.ndarray, outputs: tuple[str, ...]
+) -> None:
+    everything = client.clip(frames, zone)
+    for answering in (client, local):
+        asked = answering.clip(frames, zone, outputs=outputs)
+        assert len(asked) == 3
+        for name in ("embedding", "action", "breach", "breach_map"):
+            assert (getattr(asked, name).size > 0) == (name in outputs)
+        same(asked, everything, outputs, 1e-5)
+
+
+def test_requests_that_ask_for_different_outputs_share_a_batch(client: Client, frames: np.ndarray) -> None:
+    wanted = [("breach",), ("embedding",), ("action",)] * 4
+    found = list(client.map(lambda outputs: client.clip(frames[0], outputs=outputs), wanted))
+    for outputs, result in zip(wanted, found):
+        assert [name for name in ("embedding", "action", "breach") if getattr(result, name).size] == list(outputs)
+
+
+def test_an_output_that_does_not_exist_is_named(client: Client, frames: np.ndarray) -> None:
+    with pytest.raises(ServerError, match="asked for breech; it gives embedding, action, breach, breach_map"):
+        client.clip(frames, outputs=("breech",))
 
 
 def test_ids_and_probabilities_are_typed(client: Client, frames: np.ndarray) -> None:

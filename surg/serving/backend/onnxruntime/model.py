@@ -3,11 +3,17 @@
 NVIDIA's image brings a C++ backend of the same name, so one repository serves in both. Runs inside Triton's Python stub, in the
 server's own environment (numpy < 2): nothing of surg may be imported here.
 
+One clip alone gets all cores. As soon as there is a clip for every core, each core runs clips of its own: spread over two cores, a clip
+takes a sixth more of the processor, and its threads wait for each other.
+
+Only what is asked for is computed: a head whose output no request of a batch names costs nothing.
+
 A request that fails alone fails alone: when a batch breaks, its requests are run one by one and only the culprit gets the error.
 """
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+TWICE_BELOW_BYTES = 512 * 1024 * 1024
+"""Larger models are held once, for all cores together: there the second copy costs more than it gains."""
 
 
 class TritonPythonModel:
@@ -32,34 +41,52 @@ class TritonPythonModel:
             )
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(
-            os.environ.get("SURG_INTRA_OP_THREADS") or parameters.get("intra_op_thread_count") or 0
-        )
-        # Spinning threads of idle models would take the cores from the model that works: four of them share two cores here.
-        options.add_session_config_entry("session.intra_op.allow_spinning", os.environ.get("SURG_ORT_SPIN", "0"))
         if config.get("optimization", {}).get("execution_accelerators"):
             pb_utils.Logger.log_info("execution accelerators need NVIDIA's image; this stand-in runs on the CPU provider")
-        path = Path(args["model_repository"], args["model_version"], config.get("default_model_filename") or "model.onnx")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
         self.batched = config["max_batch_size"] > 0
+        path = Path(args["model_repository"], args["model_version"], config.get("default_model_filename") or "model.onnx")
+        wanted = int(os.environ.get("SURG_INTRA_OP_THREADS") or parameters.get("intra_op_thread_count") or 0)
+        self.cores = wanted or len(os.sched_getaffinity(0))
+        self.wide = session(path, self.cores)
+        size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+        twice = self.batched and self.cores > 1 and size < TWICE_BELOW_BYTES
+        self.narrow: Any = session(path, 1) if twice else None
+        self.pool: Any = ThreadPoolExecutor(self.cores) if twice else None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
             feeds = [self.feed(request) for request in requests]
-            if self.batched and len(feeds) > 1:
-                return self.split(self.session.run(self.outputs, self.join(feeds)), feeds)
+            if self.batched:
+                names = self.asked(requests)
+                return self.split(self.run([row for feed in feeds for row in self.rows(feed)], names), feeds, names)
         except Exception as error:  # noqa: BLE001 - whatever broke, each request below gets its own answer
             pb_utils.Logger.log_warn(
                 f"a batch of {len(requests)} failed ({type(error).__name__}); running its requests one by one"
             )
         return [self.single(request) for request in requests]
 
+    def run(self, rows: list[dict[str, Any]], names: list[str]) -> list[Any]:
+        """Outputs for all rows: as many as fill the cores evenly run one to a core, the others together over all cores."""
+        even = len(rows) // self.cores * self.cores if self.pool is not None else 0
+        found = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[:even])) if even else []
+        if rows[even:]:
+            found.append(self.wide.run(names, join(rows[even:])))
+        return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found)]
+
+    def asked(self, requests: list[Any]) -> list[str]:
+        wanted = {name for request in requests for name in request.requested_output_names()}
+        return [name for name in self.outputs if name in wanted] or self.outputs
+
+    def rows(self, feed: dict[str, Any]) -> list[dict[str, Any]]:
+        count = len(feed[self.inputs[0]])
+        return [{name: value[row : row + 1] for name, value in feed.items()} for row in range(count)]
+
     def single(self, request: Any) -> Any:
         try:
-            return self.respond(self.session.run(self.outputs, self.feed(request)))
+            names = self.asked([request])
+            return respond(names, self.wide.run(names, self.feed(request)))
         except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
             message = f"onnxruntime could not run this request: {str(error).splitlines()[0][:500]}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
@@ -67,13 +94,26 @@ class TritonPythonModel:
     def feed(self, request: Any) -> dict[str, Any]:
         return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
 
-    def join(self, feeds: list[dict[str, Any]]) -> dict[str, Any]:
-        return {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
-
-    def split(self, results: list[Any], feeds: list[dict[str, Any]]) -> list[Any]:
+    def split(self, results: list[Any], feeds: list[dict[str, Any]], names: list[str]) -> list[Any]:
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])
         starts = ends - [len(feed[self.inputs[0]]) for feed in feeds]
-        return [self.respond([result[start:end] for result in results]) for start, end in zip(starts, ends)]
+        return [respond(names, [result[start:end] for result in results]) for start, end in zip(starts, ends)]
 
-    def respond(self, results: list[Any]) -> Any:
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in zip(self.outputs, results)])
+
+def respond(names: list[str], results: list[Any]) -> Any:
+    """Triton leaves out of an answer what its request did not ask for."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in zip(names, results)])
+
+
+def session(path: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Spinning threads of idle models would take the cores from the model that works: four of them share two cores here.
+    options.add_session_config_entry("session.intra_op.allow_spinning", os.environ.get("SURG_ORT_SPIN", "0"))
+    # Where attention is sure of itself most weights underflow, and on numbers below 1e-38 a processor is four times slower.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def join(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
