@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--stride", type=float, default=1.0)
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--fps", type=int, default=25)
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "fp16", "int8"], default=["fp32", "int8"])
     parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--video", type=Path, help="a film to repeat, instead of a simulated one")
     parser.add_argument("--profile", type=Path, help="also write the client's profile (cProfile) here")
@@ -52,10 +53,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         manifest = make_take(scratch, options)
-        repository = scratch / "repository"
-        export_repository(options.model, repository)
-        with start_server(repository) as server:
-            results = measure(server, manifest, scratch, options)
+        results = {}
+        for precision in options.precision:
+            repository = scratch / precision
+            export_repository(options.model, repository, precision=precision)
+            with start_server(repository) as server:
+                results[precision] = measure(server, manifest, scratch / f"scores-{precision}.parquet", options)
     report(results, options)
 
 
@@ -111,7 +114,7 @@ def repeat(source: Path, target: Path, seconds: float) -> None:
                     writer.mux(packet)
 
 
-def measure(server: Any, manifest: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(server: Any, manifest: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     config = WatchConfig(stride_s=options.stride)
     statistics = grpc.InferenceServerClient(server.grpc_url)
     with open_backend("triton", server=server.grpc_url, in_flight=options.in_flight) as backend, Memory() as memory:
@@ -120,7 +123,7 @@ def measure(server: Any, manifest: Path, scratch: Path, options: argparse.Namesp
         before, cpu, begun = busy_ns(statistics), cpu_s(server.pid), time.perf_counter()
         takes = read_takes(Manifest.read(manifest), config)
         with profiled(options.profile):
-            scored = score_takes(backend, takes, scratch / "scores.parquet", config)
+            scored = score_takes(backend, takes, out, config)
         wall = time.perf_counter() - begun
         after, spent = busy_ns(statistics), cpu_s(server.pid)
         backend.finish()
@@ -204,11 +207,13 @@ def profiled(path: Path | None) -> Iterator[None]:
     profile.dump_stats(path)
 
 
-def report(results: dict[str, Any], options: argparse.Namespace) -> None:
+def report(results: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
     film = f"{options.size}, {options.fps} frames/s" if options.video is None else options.video.name
-    note = f"One take of {results['take_minutes']:g} minutes ({film}), a window every {options.stride:g} s, {options.in_flight} requests in flight."
-    rows = (f"| {name.replace('_', ' ')} | {value} |" for name, value in results.items())
-    table = "\n".join(["| what | value |", "|---|---|", *rows])
+    minutes = next(iter(results.values()))["take_minutes"]
+    note = f"One take of {minutes:g} minutes ({film}), a window every {options.stride:g} s, {options.in_flight} requests in flight."
+    names = next(iter(results.values()))
+    rows = (f"| {name.replace('_', ' ')} | {' | '.join(str(found[name]) for found in results.values())} |" for name in names)
+    table = "\n".join([f"| what | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|", *rows])
     print(note, table, sep="\n\n")
     if options.write:
         print("Wrote", write_result("eval_speed", results, table, note))

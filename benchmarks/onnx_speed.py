@@ -14,6 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,24 @@ def by_operator(path: Path, feed: dict[str, np.ndarray], threads: int, rounds: i
     return {operator: round(spent, 2) for operator, spent in sorted(found.items(), key=lambda entry: -entry[1])}
 
 
+def opened(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """As served. A session whose threads go on spinning after its turn would take a core from the next one's."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def a_core_a_clip(
+    session: onnxruntime.InferenceSession, cores: ThreadPoolExecutor, frames: np.ndarray, zone: np.ndarray
+) -> list[list[np.ndarray]]:
+    """As the embedded server runs a batch that has a clip for every core."""
+    return list(
+        cores.map(lambda row: session.run(None, {"frames": frames[row, None], "zone": zone[row, None]}), range(len(frames)))
+    )
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--threads", type=int, default=2)
@@ -86,7 +106,7 @@ def main() -> None:
     threads = 1 if arguments.cpu_time else arguments.threads
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(threads) as cores:
         files, encoder, spec = ours(Path(scratch), arguments.size)
         samples = list(sample_clips(arguments.batch, spec, 0))
         frames = np.stack([sample[0] for sample in samples])
@@ -100,15 +120,13 @@ def main() -> None:
         calls["surg in torch"] = lambda: encoder(mine)
         embeddings, operators = {}, {}
         for precision, path in files.items():
-            settings = onnxruntime.SessionOptions()
-            settings.intra_op_num_threads = threads
-            # As served. A session whose threads go on spinning after its turn would take a core from the next one's.
-            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            session = opened(path, threads)
             feed = {"frames": frames, "zone": zone}
             embeddings[precision] = session.run(["embedding"], feed)[0]
             operators[precision] = by_operator(path, feed, threads)
             calls[f"onnxruntime {precision}"] = lambda session=session, feed=feed: session.run(None, feed)
+            if threads > 1 and arguments.batch >= threads:
+                calls[f"onnxruntime {precision}, a core a clip"] = partial(a_core_a_clip, opened(path, 1), cores, frames, zone)
         times: dict[str, list[float]] = {name: [] for name in calls}
         with torch.inference_mode():
             for index in range(arguments.rounds + 2):
