@@ -47,6 +47,7 @@ system: ## Install the Debian packages that tests use (Chromium, EGL, sample vid
 .PHONY: quickstart
 quickstart: $(ENV) $(TRITON_ENV) ## From nothing to a served, evaluated model: simulate, adapt, export, serve, evaluate
 	$(BIN)/surg quickstart
+	@echo "To use surg in this shell, first: source .venv/bin/activate"
 
 .PHONY: test
 test: $(ENV) $(TRITON_ENV) system ## Run the tests (parallel; slow, GPU and container ones apart)

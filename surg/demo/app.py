@@ -13,7 +13,7 @@ from surg.data.preprocess import Polygon
 from surg.demo import timeline
 from surg.demo.examples import Example
 from surg.demo.exports import write_all, write_annotated
-from surg.demo.live import Ring, Stream, read
+from surg.demo.live import Ring, read, visitors_stream
 from surg.demo.overlay import draw_heat, draw_zone
 from surg.demo.pages import Page, parse_corners, sentence, uploaded
 from surg.demo.visits import IDLE_S, Visit
@@ -324,16 +324,21 @@ def _live_tab(page: Page) -> None:
             return state, gr.skip(), gr.skip()
         return state, *_or_sentence(lambda: _reading(page, state, zone))
 
-    def watched(url: str, zone: str) -> Iterator[tuple[Any, str]]:
-        state = Ring(page.client.contract.preprocess)
+    def watched(url: str, zone: str, request: gr.Request) -> Iterator[tuple[Any, str]]:
+        state, stop = Ring(page.client.contract.preprocess), _visit(page, request).watch()
         try:
-            with Stream(url) as stream:
+            with visitors_stream(url) as stream:
                 for arrived, frame in stream.frames():
+                    if stop.is_set():
+                        break
                     if state.put(frame, arrived):
                         yield _reading(page, state, zone)
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from error
-        yield gr.skip(), "The stream has ended."
+        yield gr.skip(), "Stopped." if stop.is_set() else "The stream has ended."
+
+    def stopped(request: gr.Request) -> None:
+        _visit(page, request).stop_watching.set()
 
     camera.stream(
         framed,
@@ -344,8 +349,8 @@ def _live_tab(page: Page) -> None:
         concurrency_limit=4,
         api_visibility="private",
     )
-    playing = play.click(watched, [address, corners], [seen, words], api_visibility="private", concurrency_limit=4)
-    stop.click(None, cancels=[playing], api_visibility="private")
+    play.click(watched, [address, corners], [seen, words], api_visibility="private", concurrency_limit=4)
+    stop.click(stopped, api_visibility="private", show_progress="hidden")
 
 
 def _reading(page: Page, ring: Ring, zone: str) -> tuple[Any, str]:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.preprocess import Polygon, PreprocessSpec, preprocess
+from surg.errors import DataError
 from surg.serving.client import Client
-from surg.serving.follow import OPEN_TIMEOUT_S, open_stream
+from surg.serving.follow import OPEN_TIMEOUT_S, SCHEMES, is_address, open_stream
 
 Frame = npt.NDArray[np.uint8]
 MAX_SIDE = 1920
@@ -88,6 +89,16 @@ def read(client: Client, ring: Ring, zone: Polygon | None = None) -> Reading | N
         time.monotonic() - arrived,
         dropped,
     )
+
+
+def visitors_stream(address: str) -> "Stream":
+    """A stream that a visitor names. Only of the network: a path would show him the files of this machine."""
+    if not is_address(address.strip()):
+        raise DataError(
+            f"That is no address of a stream. Expected one that begins with {', '.join(f'{scheme}://' for scheme in SCHEMES)}; "
+            "a file goes to the tab Clip."
+        )
+    return Stream(address.strip())
 
 
 class Stream:

@@ -58,6 +58,8 @@ class Visit:
     """The second model's view of the same video."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to end an analysis that is under way."""
+    stop_watching: threading.Event = field(default_factory=threading.Event)
+    """Set to end a network stream that is watched."""
     running: bool = False
     began: float = field(default_factory=time.time)
     touched: float = field(default_factory=time.monotonic)
@@ -71,9 +73,16 @@ class Visit:
         self.stop.set()
         self.stop = threading.Event()
 
+    def watch(self) -> threading.Event:
+        """What ends the stream that is watched from now on; one that was watched before ends."""
+        self.stop_watching.set()
+        self.stop_watching = threading.Event()
+        return self.stop_watching
+
     def close(self) -> None:
         """End what is under way and delete what was made."""
         self.stop.set()
+        self.stop_watching.set()
         self.analysis = self.other = self.frame = self.video = None
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,9 +1,12 @@
 """The real page in a real browser, served by the real Triton."""
 
 import re
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -217,6 +220,24 @@ def test_ten_minutes_are_watched_to_the_end_with_a_bar_and_the_time_left(page: P
     assert len(set(shares)) >= 3
     assert shares == sorted(shares)
     assert page.locator("#timeline [data-window]").count() == 299
+
+
+def test_a_network_stream_is_watched_stopped_and_watched_again(page: Page, video: Path, tmp_path: Path) -> None:
+    looped(video, tmp_path / "camera.mp4", 120)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as camera:
+        threading.Thread(target=camera.serve_forever, daemon=True).start()
+        page.get_by_role("tab", name="Live").click()
+        page.locator("#live-address input, #live-address textarea").fill(f"http://127.0.0.1:{camera.server_port}/camera.mp4")
+        for _ in range(2):
+            page.locator("#live-start").click()
+            expect(page.locator("#live-words")).to_contain_text("ms after the frame", timeout=PATIENT)
+            page.locator("#live-stop").click()
+            expect(page.locator("#live-words")).to_contain_text("Stopped.", timeout=PATIENT)
+        page.locator("#live-address input, #live-address textarea").fill(str(video))
+        page.locator("#live-start").click()
+        expect(page.locator(".toast-body")).to_contain_text("no address of a stream", timeout=PATIENT)
+        camera.shutdown()
 
 
 def test_no_serious_fault_for_people_who_do_not_see_or_use_a_keyboard(browser: Browser, address: str) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from surg.data.manifest import Clip
-from surg.demo.live import Ring, Stream, read
+from surg.demo.live import Ring, Stream, read, visitors_stream
 from surg.demo.pages import Page, duration, parse_corners, sentence
 from surg.demo.reference import Reference
 from surg.demo.visits import GRACE_S, Visit, Visits
@@ -291,6 +291,13 @@ def test_a_stream_gives_its_newest_frames_and_ends(video: Path) -> None:
         seen = [frame.shape for _, frame in stream.frames(patience_s=5)]
     assert 3 <= len(seen) <= 60
     assert set(seen) == {(128, 128, 3)}
+
+
+@pytest.mark.parametrize("form", ["{}", " {}", "file://{}", "concat:{}", "subfile,,start,0,end,0,,:{}"])
+def test_a_visitor_cannot_watch_a_file_of_this_machine(video: Path, form: str) -> None:
+    with pytest.raises(DataError, match="no address of a stream") as caught:
+        visitors_stream(form.format(video))
+    assert video.name not in str(caught.value)
 
 
 def test_a_stream_that_cannot_be_opened_does_not_repeat_its_password() -> None:

@@ -25,7 +25,7 @@ def moving_square(path: Path, seconds: float = 4.0, side: int = 128, fps: float 
 
 def looped(source: Path, path: Path, seconds: float) -> Path:
     """A long video without coding it: the source's packets over and over."""
-    with av.open(str(source)) as short, av.open(str(path), "w") as long:
+    with av.open(str(source)) as short, av.open(str(path), "w", options={"movflags": "faststart"}) as long:
         stream = short.streams.video[0]
         out = long.add_stream_from_template(stream)
         packets = [packet for packet in short.demux(stream) if packet.size]
