@@ -22,7 +22,7 @@ from surg.serving.client import Client, connect
 from surg.serving.engines.embedded import EmbeddedServer
 from surg.serving.engines.embedded import start as start_embedded
 from surg.serving.engines.guardian import SHM, children, shm_namespace
-from surg.serving.local import LocalTransport
+from surg.serving.local import session
 
 BARS = {"least_x_direct": 0.95, "most_shared_memory_ms": 1.0, "most_ready_s": 5.0, "most_stop_s": 4.0}
 """What the embedded server is held to, with one thread per core and nothing else running: throughput of `BAR_CLIENTS` callers over
@@ -113,9 +113,9 @@ def measure(
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (1, *spec.input("frames").shape), dtype=np.uint8)
         zone = np.ones((1, *spec.input("zone").shape), np.float32)
-        session = LocalTransport(Path(repo), threads)._session("surg_clip", wire.version)
+        direct = session(Path(repo) / "surg_clip" / str(wire.version) / "model.onnx", threads, flush=True)
         names = [tensor.name for tensor in spec.outputs]
-        kinds = [Kind("onnxruntime in this process", lambda: session.run(names, {"frames": frames, "zone": zone}), 1)]
+        kinds = [Kind("onnxruntime in this process", lambda: direct.run(names, {"frames": frames, "zone": zone}), 1)]
         for count in clients:
             kinds.append(Kind("Triton, gRPC", _asker(wire, frames, zone), count))
             kinds.append(Kind("Triton, gRPC and shared memory", _asker(shared, frames, zone), count))

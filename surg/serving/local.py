@@ -14,8 +14,11 @@ from surg.serving import repository
 from surg.serving.transport import Answer, Request, TransportError
 
 
-def session(path: Path, threads: int = 0) -> Any:
-    """An onnxruntime session as the server would make it: CPU provider, one thread per core unless told."""
+def session(path: Path, threads: int = 0, *, flush: bool = False) -> Any:
+    """An onnxruntime session as the server would make it: CPU provider, one thread per core unless told.
+
+    flush: numbers below 1e-38 are zeros, as in the server. It changes the arithmetic of the thread that calls, and for good.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -24,7 +27,7 @@ def session(path: Path, threads: int = 0) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as in backend/onnxruntime, and for its reason
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush)))
     providers = ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")

@@ -103,6 +103,12 @@ def test_requests_that_ask_for_different_outputs_share_a_batch(client: Client, f
         assert [name for name in ("embedding", "action", "breach") if getattr(result, name).size] == list(outputs)
 
 
+def test_a_session_in_this_process_leaves_its_arithmetic_alone(local: Client, frames: np.ndarray) -> None:
+    local.clip(frames)
+    assert (np.full(8, 1e-40, np.float32) * np.float32(1.0) > 0).all()
+    assert float.fromhex("0x1p-1074") * 1.0 > 0.0
+
+
 def test_an_output_that_does_not_exist_is_named(client: Client, frames: np.ndarray) -> None:
     with pytest.raises(ServerError, match="asked for breech; it gives embedding, action, breach, breach_map"):
         client.clip(frames, outputs=("breech",))
