@@ -51,7 +51,7 @@ quickstart: $(ENV) $(TRITON_ENV) ## From nothing to a served, evaluated model: s
 
 .PHONY: test
 test: $(ENV) $(TRITON_ENV) system ## Run the tests (parallel; slow, GPU and container ones apart)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not container"
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: test-slow
 test-slow: $(ENV) $(TRITON_ENV) system ## Run the tests that take minutes

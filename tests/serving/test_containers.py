@@ -82,6 +82,14 @@ def engine(tools: Path) -> Iterator[str]:
         os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
         daemon.terminate()
         daemon.wait(60)
+        _unmount(tools)
+
+
+def _unmount(folder: Path) -> None:
+    """The engine leaves its network namespace mounted, and nobody can remove a folder that holds a mount."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for place in sorted((m for m in mounted if Path(m).is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.fixture(scope="module")
