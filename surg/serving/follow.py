@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt")
+PROTOCOLS = ",".join((*SCHEMES, "rtp", "srtp", "tls", "crypto", "data", "httpproxy"))
+"""All that an address may lead to: a playlist from the network must not name files of this machine."""
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0
 """Nothing for so long is a broken connection."""
@@ -54,6 +56,8 @@ def open_stream(address: str) -> Any:
     """A PyAV container that has video; DataError, which does not repeat the address, when there is none."""
     where = f"The stream at {host}" if (host := urlsplit(address).hostname) else "The stream"
     options = PROBING | ({"rtsp_transport": "tcp"} if address.startswith("rtsp") else {})
+    if is_address(address):
+        options["protocol_whitelist"] = PROTOCOLS
     try:
         container = av.open(address, options=options, timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:

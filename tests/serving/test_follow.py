@@ -1,7 +1,9 @@
 """A camera is followed live: the windows of a file, the newest first, through broken connections, never queued."""
 
 import json
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +94,24 @@ def test_what_cannot_be_opened_is_explained_without_its_password() -> None:
     assert follow.is_address("rtsp://camera/1")
     assert not follow.is_address("inbox")
     assert not follow.is_address("file:///tmp/a.mp4")
+
+
+def test_a_playlist_from_the_network_cannot_name_files_of_this_machine(
+    pieces: list[tuple[float, bytes]], tmp_path: Path
+) -> None:
+    film = tmp_path / "private.ts"
+    film.write_bytes(b"".join(piece for _, piece in pieces))
+    lines = "#EXTM3U", "#EXT-X-TARGETDURATION:9", "#EXTINF:9,", film.as_uri(), "#EXT-X-ENDLIST", ""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            caller, _ = listener.accept()
+            with caller:
+                caller.sendall("\n".join(lines).encode())
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DataError, match="cannot be opened"):
+            follow.open_stream(f"tcp://127.0.0.1:{listener.getsockname()[1]}/list.m3u8")
 
 
 def test_alarms_begin_and_end_as_events_do() -> None:
