@@ -223,9 +223,11 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
                     yield *_charts(visit, both), _status(text, share), gr.skip()
                     drawn = time.monotonic()
         except Exception as error:
+            if visit.stop is not stop:
+                return  # the visitor looks at another video by now
             yield *_charts(visit, both), _status(f"Stopped by an error. {page.outcome(visit)}"), gr.update(interactive=False)
             raise gr.Error(sentence(error), print_exception=False) from error
-        if visit.stop is stop:  # else the visitor looks at another video by now
+        if visit.stop is stop:
             yield *_charts(visit, both), _status(page.outcome(visit)), gr.update(interactive=False)
 
     def cancelled(request: gr.Request) -> tuple[Any, Any]:
