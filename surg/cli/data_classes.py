@@ -33,8 +33,8 @@ def classes(
 
     from surg.config import load_config
     from surg.data import classes as rules
+    from surg.data.derive import derive
     from surg.data.manifest import Manifest as ManifestFile
-    from surg.data.manifest import write_manifest
     from surg.errors import ConfigError, DataError
 
     if (motion is None) == (label is None):
@@ -69,7 +69,7 @@ def classes(
             counts.setdefault(value, Counter())[clip.split or "-"] += 1
         kept = {key: old for key, old in clip.labels.items() if key != name}
         labelled.append(replace(clip, labels=kept | ({name: value} if value is not None else {})))
-    write_manifest(out, labelled)
+    derive(source, out, labelled)
     book_out = out.with_suffix(".classes.json")
     learnt.save(book_out)
     if as_json:

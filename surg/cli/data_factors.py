@@ -46,11 +46,11 @@ def make(
 
     from surg.cli.data_work import work
     from surg.config import load_config
+    from surg.data.derive import derive
     from surg.data.factor_clips import plan_factors
     from surg.data.factor_disk import render_factor
     from surg.data.factors import FactorConfig, Kind
     from surg.data.manifest import Manifest as ManifestFile
-    from surg.data.manifest import write_manifest
     from surg.errors import ConfigError
 
     wanted = [kind for kind in get_args(Kind) if kind in kinds.split(",")]
@@ -60,20 +60,21 @@ def make(
     config = load_config(FactorConfig, overrides=settings or [])
     rows: list[Clip] = []
     dropped: Counter[str] = Counter()
-    for clip in ManifestFile.read(manifest):
+    source = ManifestFile.read(manifest)
+    for clip in source:
         plan = plan_factors(clip, wanted, config)
         rows += plan.clips
         dropped.update(plan.dropped.keys())
     target = out / "manifest.parquet"
     if to_disk:
-        write_manifest(out / "plan.parquet", rows)
+        derive(source, out / "plan.parquet", rows)
         table = out / "rendered.parquet"
         work(
             partial(render_factor, config=config, fps=fps, out=out), out / "plan.parquet", table, config,
             engine=engine, workers=workers, address=address, resume=resume, max_failed=max_failed,
         )  # fmt: skip
         rows = _rendered(table)
-    write_manifest(target, rows)
+    derive(source, target, rows)
     counts = Counter(clip.meta["factor"] for clip in rows)
     if as_json:
         typer.echo(json.dumps({"manifest": str(target), "clips": dict(counts), "dropped": dict(dropped)}))

@@ -41,8 +41,8 @@ def segment(
     from surg.cli.data_work import work
     from surg.config import load_config
     from surg.data.classes import clip_key
+    from surg.data.derive import derive
     from surg.data.manifest import Manifest as ManifestFile
-    from surg.data.manifest import write_manifest
     from surg.data.segment.build import SegmentConfig, segment_clip
     from surg.errors import ConfigError
 
@@ -63,8 +63,9 @@ def segment(
     )  # fmt: skip
     rows = _rows(table)
     masks = {clip_key(row["video"], row["start_s"], row["end_s"]): row["masks"] for row in rows}
-    clips = ((clip, masks.get(clip_key(clip.video, clip.start_s, clip.end_s))) for clip in ManifestFile.read(manifest))
-    write_manifest(out / "manifest.parquet", (replace(clip, masks=path) for clip, path in clips if path is not None))
+    source = ManifestFile.read(manifest)
+    clips = ((clip, masks.get(clip_key(clip.video, clip.start_s, clip.end_s))) for clip in source)
+    derive(source, out / "manifest.parquet", (replace(clip, masks=path) for clip, path in clips if path is not None))
     totals = {name: sum(row[name] for row in rows) for name in ("tracks", "agents", "interactions")}
     if as_json:
         typer.echo(json.dumps({"manifest": str(out / "manifest.parquet"), "clips": done, **totals}))

@@ -114,7 +114,9 @@ def deidentify_all(
         )
     if manifest and done.manifest:
         cases = None if keep_names else _random_names(names_file, "case", dict.fromkeys(clip.case for clip in manifest.clips()))
-        write_manifest(done.manifest, _rewritten(manifest, names, rows, findings, cases))
+        # A leak stays a leak. Other notes and the timeline may name what was taken away.
+        leak = {"leak": manifest.notes["leak"]} if manifest.notes.get("leak") else {}
+        write_manifest(done.manifest, _rewritten(manifest, names, rows, findings, cases), leak)
     return done
 
 

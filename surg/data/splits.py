@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from surg.data.manifest import Manifest, write_batches
+from surg.data.derive import derive_batches
+from surg.data.manifest import Manifest
 from surg.data.overlap import patient
 from surg.errors import ConfigError, DataError
 
@@ -60,7 +61,7 @@ def split_by_case(
             "Index more cases, or ask for fewer sides: --shares train=0.7,test=0.3"
         )
     notes = {"split": f"by case, seed {seed}, {_shown(shares)}" + (f", stratified by {stratify}" if stratify else "")}
-    write_batches(out, _with_sides(manifest, sides), {**manifest.notes, **notes, "leak": ""})
+    derive_batches(manifest, out, _with_sides(manifest, sides), {**notes, "leak": ""})
     return _table(counts, sides, stratify)
 
 
@@ -83,7 +84,7 @@ def split_by_clip(
             drawn = names[rng.choice(len(names), size=batch.num_rows, p=list(shares.values()))]
             yield _set_split(batch, pa.array(drawn.tolist(), pa.string()))
 
-    write_batches(out, batches(), {**manifest.notes, "split": f"by clip, seed {seed}, {_shown(shares)}", "leak": LEAKY_NOTE})
+    derive_batches(manifest, out, batches(), {"split": f"by clip, seed {seed}, {_shown(shares)}", "leak": LEAKY_NOTE})
     logger.warning("%s", LEAKY_NOTE)
 
 
