@@ -67,13 +67,15 @@ def _facts(path: Path, sha256: str, parts: dict[str, Any], meta: dict[str, Any])
     )
     crop = "cropped around the zone where one is given" if spec.get("zone_crop") else "the whole picture"
     encoder = parts.get("encoder") or {}
+    shape = (
+        f"width {encoder['embed_dim']}, {encoder['depth']} blocks, {encoder['num_heads']} heads"
+        if "embed_dim" in encoder
+        else ""
+    )
     rows = {
         "file": f"`{path.name}`, {path.stat().st_size / 1e6:.1f} MB",
         "sha256": f"`{sha256}`",
-        "architecture": meta.get("architecture"),
-        "encoder": f"width {encoder['embed_dim']}, {encoder['depth']} blocks, {encoder['num_heads']} heads"
-        if "embed_dim" in encoder
-        else None,
+        "architecture": ", ".join(filter(None, (meta.get("architecture"), shape))),
         "parts": ", ".join(sorted(parts)),
         "input": f"{pixels}, {crop}" if pixels else None,
         "actions": ", ".join(meta.get("classes") or []) or "none",
