@@ -32,6 +32,9 @@ class RoomConfig(Config):
     solid: float = Field(0.42, ge=0, lt=1)
     """The least share of its convex hull that a thing fills. Hands at work over a field come out as scraps of hand, cloth and shade,
     which are no thing to follow; a person fills half and more. 0 keeps scraps."""
+    edge: float = Field(0.5, ge=0, lt=1)
+    """Blur and codec spread a thing over its surroundings. It ends where the difference falls below this share of what it is two pixels
+    further in. 0 keeps the halo."""
     min_area: float = Field(0.003, gt=0, lt=1)
     """Smallest thing, as a share of the picture."""
     ghost: float = Field(1.3, ge=1)
@@ -71,13 +74,15 @@ def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
     soft = _soft(behind)
     found = []
     for frame, mask in zip(frames, masks):
-        shaded = _shadow(_soft(frame), soft, *DEEP_SHADOW)
+        picture = _soft(frame)
+        shaded = _shadow(picture, soft, *DEEP_SHADOW)
+        difference = np.abs(picture - soft).max(axis=2)
         parts = [
             part
             for part in _parts(mask, config.min_area)
             if shaded[part].mean() <= config.shadow_share and _solidity(part) >= config.solid
         ]
-        found.append([Found(part, "person", 1.0) for part in parts])
+        found.append([Found(_without_halo(part, difference, config.edge), "person", 1.0) for part in parts])
     return found
 
 
@@ -92,6 +97,13 @@ def _shadow(picture: npt.NDArray[np.float32], behind: npt.NDArray[np.float32], d
     mean = ratio.mean(axis=2)
     shaded: Mask = (mean > darkest) & (mean < 0.97) & (spread < tint)
     return shaded
+
+
+def _without_halo(part: Mask, difference: npt.NDArray[np.float32], share: float) -> Mask:
+    """A mask without those pixels of its rim that differ much less than what is next to them."""
+    inner = cv2.erode(part.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    kept: Mask = part & (inner | (difference >= share * cv2.dilate(difference, np.ones((5, 5), np.uint8))))
+    return kept if kept.any() else part
 
 
 def _solidity(part: Mask) -> float:

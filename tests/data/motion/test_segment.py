@@ -138,11 +138,27 @@ def test_scraps_that_are_spread_out_are_no_thing_unless_wanted():
     assert all(found for found in people(frames, RoomConfig(solid=0.0))[1:7])
 
 
+def test_a_blurred_thing_ends_at_its_edge_and_not_at_that_of_its_halo():
+    frames, true = np.full((8, 160, 208, 3), 150, np.uint8), np.zeros((8, 160, 208), bool)
+    for index in range(8):
+        true[index, 50:110, 20 * index + 10 : 20 * index + 34] = True
+        frames[index][true[index]] = (20, 60, 90)
+        frames[index] = cv2.GaussianBlur(frames[index], (0, 0), 2.0)
+
+    def overlap(config: RoomConfig) -> float:
+        masks = np.stack([np.any([thing.mask for thing in things], axis=0) for things in people(frames, config)])
+        return float((masks & true).sum() / (masks | true).sum())
+
+    assert overlap(RoomConfig()) > 0.85
+    assert overlap(RoomConfig(edge=0.0)) < 0.82
+
+
 @pytest.mark.parametrize(
     ("scene", "change"),
     [
         ("endoscopic", {"saturation": 0.1}), ("endoscopic", {"highlight": 60}), ("endoscopic", {"min_area": 0.5}),
         ("endoscopic", {"smooth_px": 4.0}), ("room", {"contrast": 60.0}), ("room", {"min_contrast": 120.0}), ("room", {"min_area": 0.5}),
+        ("room", {"edge": 0.0}),
     ],
 )  # fmt: skip
 def test_every_setting_changes_the_masks(scene, change):
