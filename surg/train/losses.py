@@ -104,7 +104,7 @@ def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor
         term = value * weights[name]
         total = term if total is None else total + term
     if total is None:
-        raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set losses.jepa=1.")
+        raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set loss.weights.jepa=1")
     return total
 
 

@@ -24,7 +24,10 @@ def validate(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Mean losses over the same clips, windows and masks every time; top-1 of the action, average precision of the breach."""
+    """Mean losses over the same clips, windows and masks every time; top-1 of the action, average precision of the breach.
+
+    Empty when no clip of val has what a loss needs, a measured motion for example.
+    """
     trainee.eval()
     still = Reading(**{**reading.__dict__, "training": False, "features": 0})
     sums: dict[str, float] = {}
@@ -54,6 +57,8 @@ def validate(
     trainee.train()
     settle(trainee)
     scores = {name: sums[name] / counts[name] for name in sums}
+    if not scores:
+        return {}
     total = weighted_sum({name: torch.tensor(value) for name, value in scores.items()}, weights)
     out = {"loss": float(total), **scores}
     if action and len(pairs := np.concatenate(action)):

@@ -1,12 +1,14 @@
 """Trouble is answered by behaviour and by a sentence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from surg.data.manifest import Manifest, write_manifest
 from surg.errors import ConfigError, DataError, RunError
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision
@@ -53,6 +55,18 @@ def test_out_of_memory_splits_the_batch_and_keeps_the_gradients(
     one, two = (torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True) for name in ("whole", "split"))
     for name, tensor in one["trainee"].items():
         assert torch.allclose(tensor, two["trainee"][name], atol=2e-5), name
+
+
+def test_a_val_set_that_no_loss_can_read_costs_no_training(
+    settings: Settings, tissue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = (replace(clip, labels={} if clip.split == "val" else clip.labels) for clip in Manifest.read(tissue))
+    unlabelled = write_manifest(tmp_path / "m.parquet", clips).path
+    config = settings("pretrain-head", "steps=2", "validate_every=1", f"data.sources.main.manifest={unlabelled}")
+    done = train(config, tmp_path / "run")
+    assert done.step == 2
+    assert done.checkpoint.name == "last.safetensors"
+    assert "no clip of val has what these losses need" in caplog.text
 
 
 def test_a_device_that_is_not_there_is_refused_with_the_way_out() -> None:
