@@ -52,8 +52,9 @@ class TritonPythonModel:
         self.wide = session(path, self.cores)
         size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
         twice = self.batched and self.cores > 1 and size < TWICE_BELOW_BYTES
-        self.narrow: Any = session(path, 1) if twice else None
         self.pool: Any = ThreadPoolExecutor(self.cores) if twice else None
+        self.narrow: Any = None
+        self.path, self.full_batches = path, 0
 
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
@@ -70,10 +71,20 @@ class TritonPythonModel:
     def run(self, rows: list[dict[str, Any]], names: list[str]) -> list[Any]:
         """Outputs for all rows: as many as fill the cores evenly run one to a core, the others together over all cores."""
         even = len(rows) // self.cores * self.cores if self.pool is not None else 0
-        found = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[:even])) if even else []
+        narrow = self.a_core_a_clip() if even else None
+        if narrow is None:
+            return self.wide.run(names, join(rows))
+        found = list(self.pool.map(lambda row: narrow.run(names, row), rows[:even]))
         if rows[even:]:
             found.append(self.wide.run(names, join(rows[even:])))
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found)]
+
+    def a_core_a_clip(self) -> Any:
+        """The second session. It is made aside when the first batch after the warm-up's wants it: readiness does not wait for it."""
+        self.full_batches += 1
+        if self.narrow is None and self.full_batches > 1:
+            self.narrow = self.pool.submit(session, self.path, 1)
+        return self.narrow.result() if self.narrow is not None and self.narrow.done() else None
 
     def asked(self, requests: list[Any]) -> list[str]:
         wanted = {name for request in requests for name in request.requested_output_names()}
