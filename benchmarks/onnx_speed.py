@@ -80,7 +80,7 @@ def opened(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """As served. A session whose threads go on spinning after its turn would take a core from the next one's."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 

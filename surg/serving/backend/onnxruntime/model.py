@@ -49,12 +49,14 @@ class TritonPythonModel:
         path = Path(args["model_repository"], args["model_version"], config.get("default_model_filename") or "model.onnx")
         wanted = int(os.environ.get("SURG_INTRA_OP_THREADS") or parameters.get("intra_op_thread_count") or 0)
         self.cores = wanted or len(os.sched_getaffinity(0))
-        self.wide = session(path, self.cores)
         size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
         twice = self.batched and self.cores > 1 and size < TWICE_BELOW_BYTES
         self.pool: Any = ThreadPoolExecutor(self.cores) if twice else None
-        self.narrow: Any = None
-        self.path, self.full_batches = path, 0
+        # Models that warm up beside each other have no cores to share out: those that can, begin with one core a clip.
+        self.narrow: Any = session(path, 1) if twice else None
+        self.wide: Any = None if twice else session(path, self.cores)
+        self.coming: Any = None
+        self.path, self.batches, self.warm_ups = path, 0, len(config.get("model_warmup", []))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
@@ -70,21 +72,23 @@ class TritonPythonModel:
 
     def run(self, rows: list[dict[str, Any]], names: list[str]) -> list[Any]:
         """Outputs for all rows: as many as fill the cores evenly run one to a core, the others together over all cores."""
-        even = len(rows) // self.cores * self.cores if self.pool is not None else 0
-        narrow = self.a_core_a_clip() if even else None
-        if narrow is None:
-            return self.wide.run(names, join(rows))
-        found = list(self.pool.map(lambda row: narrow.run(names, row), rows[:even]))
+        self.settle()
+        if self.wide is None:
+            even = len(rows)
+        else:
+            even = len(rows) // self.cores * self.cores if self.narrow is not None else 0
+        found = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[:even])) if even else []
         if rows[even:]:
             found.append(self.wide.run(names, join(rows[even:])))
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found)]
 
-    def a_core_a_clip(self) -> Any:
-        """The second session. It is made aside when the first batch after the warm-up's wants it: readiness does not wait for it."""
-        self.full_batches += 1
-        if self.narrow is None and self.full_batches > 1:
-            self.narrow = self.pool.submit(session, self.path, 1)
-        return self.narrow.result() if self.narrow is not None and self.narrow.done() else None
+    def settle(self) -> None:
+        """The session over all cores is made aside when the first batch after the warm-up comes: readiness does not wait for it."""
+        self.batches += 1
+        if self.wide is None and self.coming is None and self.batches > self.warm_ups:
+            self.coming = self.pool.submit(session, self.path, self.cores)
+        elif self.wide is None and self.coming is not None and self.coming.done():
+            self.wide = self.coming.result()
 
     def asked(self, requests: list[Any]) -> list[str]:
         wanted = {name for request in requests for name in request.requested_output_names()}
@@ -97,7 +101,7 @@ class TritonPythonModel:
     def single(self, request: Any) -> Any:
         try:
             names = self.asked([request])
-            return respond(names, self.wide.run(names, self.feed(request)))
+            return respond(names, (self.wide or self.narrow).run(names, self.feed(request)))
         except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
             message = f"onnxruntime could not run this request: {str(error).splitlines()[0][:500]}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
@@ -119,8 +123,9 @@ def respond(names: list[str], results: list[Any]) -> Any:
 def session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Spinning threads of idle models would take the cores from the model that works: four of them share two cores here.
-    options.add_session_config_entry("session.intra_op.allow_spinning", os.environ.get("SURG_ORT_SPIN", "0"))
+    # Threads wait for each other spinning while a request runs, and stop with it: those of idle models would take the cores from the
+    # model that works.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Where attention is sure of itself most weights underflow, and on numbers below 1e-38 a processor is four times slower.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
