@@ -51,6 +51,7 @@ def make(
     from surg.data.factor_disk import render_factor
     from surg.data.factors import FactorConfig, Kind
     from surg.data.manifest import Manifest as ManifestFile
+    from surg.data.manifest import write_manifest
     from surg.errors import ConfigError
 
     wanted = [kind for kind in get_args(Kind) if kind in kinds.split(",")]
@@ -67,14 +68,14 @@ def make(
         dropped.update(plan.dropped.keys())
     target = out / "manifest.parquet"
     if to_disk:
-        derive(source, out / "plan.parquet", rows)
+        write_manifest(out / "plan.parquet", rows)
         table = out / "rendered.parquet"
         work(
             partial(render_factor, config=config, fps=fps, out=out), out / "plan.parquet", table, config,
             engine=engine, workers=workers, address=address, resume=resume, max_failed=max_failed,
         )  # fmt: skip
         rows = _rendered(table)
-    derive(source, target, rows)
+    derive(source, target, rows, same_times=not to_disk)
     counts = Counter(clip.meta["factor"] for clip in rows)
     if as_json:
         typer.echo(json.dumps({"manifest": str(target), "clips": dict(counts), "dropped": dict(dropped)}))

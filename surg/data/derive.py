@@ -15,24 +15,40 @@ from surg.data.timeline import Timeline, join_timelines, timeline_path
 PATHS = ("video", "masks")
 
 
-def derive(source: Manifest, out: Path, clips: Iterable[Clip], notes: Mapping[str, str] | None = None) -> Manifest:
-    """Write clips that come from those of `source`; `notes` are added to its own."""
-    _carry_timeline(source, out)
-    return write_manifest(out, clips, {**source.notes, **(notes or {})})
+def derive(
+    source: Manifest, out: Path, clips: Iterable[Clip], notes: Mapping[str, str] | None = None, *, same_times: bool = True
+) -> Manifest:
+    """Write clips that come from those of `source`; `notes` are added to its own.
+
+    same_times: a moment of a clip is still that moment of its case. Of clips cut out into videos of their own it is not, and the
+    timeline stays behind.
+    """
+    timelines = _timelines(source) if same_times else []
+    made = write_manifest(out, clips, {**source.notes, **(notes or {})})
+    _carry(timelines, out)
+    return made
 
 
 def derive_batches(
     source: Manifest, out: Path, batches: Iterable[pa.RecordBatch], notes: Mapping[str, str] | None = None
 ) -> Manifest:
     """The same for rows that are Arrow already, with paths as `source` stores them."""
-    _carry_timeline(source, out)
-    return write_batches(out, _moved(batches, source.folder, out.absolute().parent), {**source.notes, **(notes or {})})
+    timelines = _timelines(source)
+    made = write_batches(out, _moved(batches, source.folder, out.absolute().parent), {**source.notes, **(notes or {})})
+    _carry(timelines, out)
+    return made
 
 
-def _carry_timeline(source: Manifest, out: Path) -> None:
-    here, there = timeline_path(source.path), timeline_path(out)
-    if here.resolve() != there.resolve():
-        join_timelines(there, [Timeline(here)] if here.is_file() else [])
+def _timelines(source: Manifest) -> list[Timeline]:
+    path = timeline_path(source.path)
+    return [Timeline(path)] if path.is_file() else []
+
+
+def _carry(timelines: list[Timeline], out: Path) -> None:
+    """After the manifest is there: one that could not be written keeps the timeline that it had."""
+    there = timeline_path(out)
+    if not any(timeline.path.resolve() == there.resolve() for timeline in timelines):
+        join_timelines(there, timelines)
 
 
 def _moved(batches: Iterable[pa.RecordBatch], before: Path, after: Path) -> Iterator[pa.RecordBatch]:
@@ -41,7 +57,7 @@ def _moved(batches: Iterable[pa.RecordBatch], before: Path, after: Path) -> Iter
     for batch in batches:
         for name in PATHS if after != before else ():
             stored = batch.column(name)
-            whole = pc.if_else(pc.starts_with(stored, "/"), stored, pc.binary_join_element_wise(f"{before}", stored, "/"))
+            whole = pc.if_else(pc.starts_with(stored, "/"), stored, pc.binary_join_element_wise(str(before), stored, "/"))
             inner = pc.starts_with(whole, prefix)
             where = batch.schema.get_field_index(name)
             batch = batch.set_column(

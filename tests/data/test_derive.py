@@ -10,6 +10,7 @@ from surg.cli.main import app
 from surg.data.derive import derive, derive_batches
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.timeline import Sample, Timeline, timeline_path, write_timeline
+from surg.errors import DataError
 
 
 @pytest.fixture
@@ -50,6 +51,24 @@ def test_notes_and_timeline_come_along(source: Manifest, tmp_path: Path) -> None
     timeline_path(source.path).unlink()
     derive(source, tmp_path / "n.parquet", source.clips())
     assert not timeline_path(made.path).exists()
+
+
+def test_clips_with_times_of_their_own_leave_the_timeline_behind(source: Manifest, tmp_path: Path) -> None:
+    out = tmp_path / "n.parquet"
+    derive(source, out, source.clips())
+    made = derive(source, out, source.clips(), same_times=False)
+    assert made.notes == source.notes
+    assert not timeline_path(out).exists()
+
+
+def test_a_manifest_that_cannot_be_written_costs_nothing(source: Manifest, tmp_path: Path) -> None:
+    out = tmp_path / "n.parquet"
+    before = derive(source, out, source.clips()).fingerprint
+    timeline_path(source.path).unlink()
+    with pytest.raises(DataError, match="has no case"):
+        derive(source, out, (replace(clip, case="") for clip in source))
+    assert Manifest.read(out).fingerprint == before
+    assert Timeline(timeline_path(out)).track("case0", "phase").texts == ["cut"]
 
 
 def test_a_manifest_that_takes_its_own_place_keeps_its_timeline(source: Manifest) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from surg.cli.main import app
 from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.timeline import Sample, timeline_path, write_timeline
 from surg.data.video import write_video
 from surg.errors import CheckFailed, ConfigError, DataError
 from tests.data.motion.test_segment import tissue
@@ -51,13 +52,17 @@ def test_from_videos_to_factor_clips(manifest, tmp_path):
     assert (told["tracks"], told["agents"]) == (8, 4)
     assert "agents yellow" in surg("factors", "show", masks, "--out", tmp_path / "factors.jpg", "--clips", 2)
     assert (tmp_path / "factors.jpg").stat().st_size > 5000
+    write_timeline(timeline_path(masks), [Sample("case0", 0.5, "phase", None, "cut")])
     told = json.loads(surg("factors", "make", masks, "--out", tmp_path / "factors", "--json"))
+    assert timeline_path(Path(told["manifest"])).is_file()
     assert told["clips"]["D_L"] == told["clips"]["D_A"] == 4
     disk = json.loads(
         surg("factors", "make", masks, "--out", tmp_path / "disk", "--kinds", "D_A", "--to-disk", "--workers", 1, "--json")
     )
     assert disk["clips"] == {"D_A": 4}
     assert all(Path(clip.video).suffix == ".mkv" for clip in Manifest.read(disk["manifest"]))
+    # They begin at 0: the times of the case are not theirs.
+    assert not list((tmp_path / "disk").glob("*.timeline.parquet"))
 
 
 def test_a_label_makes_classes_without_motion(manifest, tmp_path):
