@@ -223,8 +223,9 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
                     yield *_charts(visit, both), _status(text, share), gr.skip()
                     drawn = time.monotonic()
         except Exception as error:
-            if visit.stop is not stop:
-                return  # the visitor looks at another video by now
+            if visit.stop is not stop:  # the visitor looks at another video by now
+                logger.info("an analysis ended with its video: %s", type(error).__name__)
+                return
             yield *_charts(visit, both), _status(f"Stopped by an error. {page.outcome(visit)}"), gr.update(interactive=False)
             raise gr.Error(sentence(error), print_exception=False) from error
         if visit.stop is stop:

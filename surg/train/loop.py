@@ -243,16 +243,17 @@ def train(
                 anchor.average(trainee.encoder, config.drift.wise)
             if held_out and (step == steps or (step % config.validate_every == 0 if config.validate_every else epoch_ends)):
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
-                if not scores:
-                    logger.warning(
-                        "no clip of val has what these losses need (labels, or a row of the motion table): nothing to judge by"
-                    )
                 judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores.get("loss", math.inf)
                 is_best = parallel.anyone(main and judged < best, accelerator)
                 if main and scores:
                     reporter.write("val", step, scores)
                     shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     logger.info("validation at step %d: %s%s", step, shown, "  saved best" if is_best else "")
+                elif main:
+                    logger.warning(
+                        "validation at step %d: no clip of val has what these losses need (labels, or a row of the motion table)",
+                        step,
+                    )
                 if is_best:
                     best = judged
                     full, slow = saved.now()
