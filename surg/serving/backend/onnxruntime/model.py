@@ -55,8 +55,7 @@ class TritonPythonModel:
         # Models that warm up beside each other have no cores to share out: those that can, begin with one core a clip.
         self.narrow: Any = session(path, 1) if twice else None
         self.wide: Any = None if twice else session(path, self.cores)
-        self.coming: Any = None
-        self.path, self.batches, self.warm_ups = path, 0, len(config.get("model_warmup", []))
+        self.path, self.warm_ups_left = path, len(config.get("model_warmup", []))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
@@ -72,23 +71,25 @@ class TritonPythonModel:
 
     def run(self, rows: list[dict[str, Any]], names: list[str]) -> list[Any]:
         """Outputs for all rows: as many as fill the cores evenly run one to a core, the others together over all cores."""
-        self.settle()
-        if self.wide is None:
-            even = len(rows)
-        else:
-            even = len(rows) // self.cores * self.cores if self.narrow is not None else 0
-        found = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[:even])) if even else []
+        if self.narrow is None:
+            together: list[Any] = self.wide.run(names, join(rows))
+            return together
+        if self.warm_ups_left == 0:
+            self.pool.submit(self.widen)
+        self.warm_ups_left -= 1
+        wide = self.wide
+        even = len(rows) // self.cores * self.cores if wide is not None else len(rows)
+        found = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[:even]))
         if rows[even:]:
-            found.append(self.wide.run(names, join(rows[even:])))
+            found.append(wide.run(names, join(rows[even:])))
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found)]
 
-    def settle(self) -> None:
-        """The session over all cores is made aside when the first batch after the warm-up comes: readiness does not wait for it."""
-        self.batches += 1
-        if self.wide is None and self.coming is None and self.batches > self.warm_ups:
-            self.coming = self.pool.submit(session, self.path, self.cores)
-        elif self.wide is None and self.coming is not None and self.coming.done():
-            self.wide = self.coming.result()
+    def widen(self) -> None:
+        """The session over all cores, made aside when the first batch after the warm-up comes: readiness does not wait for it."""
+        try:
+            self.wide = session(self.path, self.cores)
+        except Exception as error:  # noqa: BLE001 - one core a clip goes on answering
+            pb_utils.Logger.log_warn(f"no session over all cores ({type(error).__name__}): every clip keeps to one core")
 
     def asked(self, requests: list[Any]) -> list[str]:
         wanted = {name for request in requests for name in request.requested_output_names()}
@@ -101,7 +102,8 @@ class TritonPythonModel:
     def single(self, request: Any) -> Any:
         try:
             names = self.asked([request])
-            return respond(names, (self.wide or self.narrow).run(names, self.feed(request)))
+            runner = self.wide if self.wide is not None else self.narrow
+            return respond(names, runner.run(names, self.feed(request)))
         except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
             message = f"onnxruntime could not run this request: {str(error).splitlines()[0][:500]}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
