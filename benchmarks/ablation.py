@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "picture": 224,
         "probe": "full",
     },
-    # Four blocks that begin with filters for motion: from noise, and with 12, so few steps leave every arm at chance.
+    # Four blocks that begin with filters for motion: what half an hour a seed allows on two cores. One seed of it left every arm at chance.
     "medium": {
         "clips": 800,
         "steps": 200,
@@ -274,7 +274,8 @@ def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray,
         "chance": 1 / len(tissue.ACTIONS), "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1), "arms": rows,
     }  # fmt: skip
     note = (
-        f"`{options.model}`{f' with {options.depth} blocks' if options.depth else ''} at {options.size} px, base from a {options.start} start, {options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
+        f"`{options.model}`{f' with {options.depth} blocks' if options.depth else ''} at {options.size} px, base from a {options.start} start, "
+        f"{options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
         f"(pretrain-2x: {2 * options.steps}), {options.seeds} seed(s), {results['test_cases']} unseen test cases ({results['test_clips']} clips), "
         f"chance {results['chance']:.3f}; {results['minutes']} minutes, {results['processor_minutes']} of a processor. "
         "Differences are to the frozen base, paired over cases, 95 % intervals; p is adjusted for the arms (Holm); the last column is the true "

@@ -15,7 +15,7 @@ from surg.serving.transport import Answer, Request, TransportError
 
 
 def session(path: Path, threads: int = 0, *, flush: bool = False) -> Any:
-    """An onnxruntime session as the server would make it: CPU provider, one thread per core unless told.
+    """An onnxruntime session of a served model: one thread per core unless told.
 
     flush: numbers below 1e-38 are zeros, as in the server. It changes the arithmetic of the thread that calls, and for good.
     """
