@@ -16,7 +16,7 @@ import numpy.typing as npt
 from surg.data.manifest import Clip
 from surg.data.synth.export import Item, check_request, row, save_truth, split_cases, write_clips
 from surg.data.synth.room_camera import Camera
-from surg.data.synth.room_scene import RoomCase, choose_renderer, keeps_its_word
+from surg.data.synth.room_scene import Frame, RoomCase, choose_renderer, keeps_its_word
 from surg.data.synth.room_script import Script, choose_event, write_script, write_take
 from surg.data.synth.room_truth import Contact, box_of, zone_polygon
 from surg.data.synth.version import LICENCE, SIMULATOR_VERSION, generator
@@ -147,6 +147,8 @@ def truth_of(
 
     times (T,).  breach (T,): 0 or 1.  boxes (T, 4): x0 y0 x1 y1 of what touches, 0..1, NaN without a breach.  kind, zone (T,): text.
     field, tray (n, 2): polygons of the zones.  camera (4, 4).  instances, roles, sterile (n,): numbers in the masks and who they are.
+    centres (T, n, 2): the middle of each of them, in 0..1 of the picture, whatever hides it. What stands still keeps its place, although
+    somebody who passes in front of it changes what is seen of it.
     ids (T, S, S), of clips only: the instance number of every pixel.
     """
     boxes = np.full((len(times), 4), np.nan, np.float32)
@@ -188,18 +190,22 @@ def _export(
     for index in chosen:
         camera = case.cameras[index]
         masks: list[Any] = []
+        centres: list[Any] = []
         stem = name if item["cameras"] == 1 else f"{name}-{camera.name}"
         video, truth_path = out / "videos" / f"{stem}.mp4", out / "truth" / f"{stem}.npz"
         noise = generator(seed, "room noise", family, number, index)
         quality = int(noise.integers(19, 28))
 
-        def pictures(camera: Camera, noise: np.random.Generator, masks: list[Any]) -> Iterator[npt.NDArray[np.uint8]]:
-            for frame in case.frames(renderer, script, camera, times, noise, ids=ids):
+        def pictures(frames: Iterator[Frame], masks: list[Any], centres: list[Any]) -> Iterator[npt.NDArray[np.uint8]]:
+            for frame in frames:
                 masks.append(frame.ids)
+                centres.append(frame.centres)
                 yield frame.picture
 
-        write_video(video, pictures(camera, noise, masks), FPS, crf=quality, repeatable=True)
+        drawn = case.frames(renderer, script, camera, times, noise, ids=ids)
+        write_video(video, pictures(drawn, masks, centres), FPS, crf=quality, repeatable=True)
         truth = truth_of(case, script, contacts, camera, times)
+        truth["centres"] = np.array(centres, np.float32)
         if ids:
             truth["ids"] = np.stack(masks)
         save_truth(truth_path, truth)

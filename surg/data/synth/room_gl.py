@@ -1,5 +1,7 @@
 """Draws a room with OpenGL on EGL: shadows, a surgical lamp, woven cloth, metal; and the instance masks. Needs `moderngl`."""
 
+import importlib
+from contextlib import suppress
 from typing import Any
 
 import moderngl
@@ -72,6 +74,9 @@ uniform int instance; layout(location=0) out vec4 pixel; void main() { pixel = v
 
 def make_context() -> Any:
     """An OpenGL context without a window. Raises whatever the driver raises where there is none."""
+    # Mesa and Triton, which torch compiles with, each bring an LLVM: loaded after Mesa's, Triton's ends the process; before it, both work.
+    with suppress(ImportError):
+        importlib.import_module("triton._C.libtriton")
     make: Any = moderngl.create_standalone_context
     return make(backend="egl")
 

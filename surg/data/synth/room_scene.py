@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.synth.room_camera import Camera, draw_cameras
+from surg.data.synth.room_camera import Camera, Doubles, draw_cameras
 from surg.data.synth.room_mesh import ITEM, METAL, PERSON, Floats, Mesh, merged, tube
 from surg.data.synth.room_people import Person
 from surg.data.synth.room_script import ASSISTANT, BREACHES, CIRCULATOR, NURSE, SURGEON, Script, Team
@@ -48,6 +48,8 @@ class Frame:
     """(S, S, 3) RGB."""
     ids: npt.NDArray[np.uint8] | None
     """(S, S), see room_mesh for the numbers."""
+    centres: Doubles
+    """(n, 2): where the middle of the dish and of everybody's whole body is, whatever hides it; x, y in 0..1 of the picture."""
 
 
 class RoomCase:
@@ -119,8 +121,9 @@ class RoomCase:
         side: int | None = None
         grain: Any = None
         for time in times:
-            self.bodies(script, float(time))
+            bodies = [body for body in self.bodies(script, float(time)) if body is not None]
             moved = replace(self.dish, vertices=self.dish.vertices + np.array(script.item.at(float(time)), np.float32))
+            centres = camera.project([points.mean(axis=0) for points in (moved.vertices, *bodies)])
             renderer.update(first, moved)
             there = [person for person, actor in zip(self.people, script.cast) if actor is not None]
             for index, person in enumerate(there):
@@ -132,7 +135,7 @@ class RoomCase:
                 grain = np.round(noise.normal(0, strength, (side + 32, side + 32, 1))).astype(np.int16)
             y, x = noise.integers(0, 32, 2)
             noisy = np.clip(picture + grain[y : y + side, x : x + side], 0, 255).astype(np.uint8)
-            yield Frame(noisy, renderer.instances(camera) if ids else None)
+            yield Frame(noisy, renderer.instances(camera) if ids else None, centres)
 
     def instances(self, script: Script) -> dict[str, npt.NDArray[Any]]:
         """Numbers in the masks, what they are, and whether they are sterile."""
@@ -178,7 +181,7 @@ def choose_renderer(wanted: str) -> str:
         raise ConfigError(f"There is no renderer `{wanted}`; expected auto, gl or painter.")
     if wanted == "painter":
         return wanted
-    # Tried in a process of its own: Mesa brings an LLVM along, and one that loads torch's compiler after it dies of the two.
+    # Tried in a process of its own: a driver that is broken may take its process along.
     tried = subprocess.run([sys.executable, "-c", TRY_GL], capture_output=True, text=True, check=False)
     if tried.returncode:
         if wanted == "gl":

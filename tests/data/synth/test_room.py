@@ -70,6 +70,21 @@ def test_rows_carry_a_zone_masks_and_who_is_who(clips: list[Clip]) -> None:
         assert clip.meta["renderer"] == "painter"
 
 
+def test_true_centres_are_where_people_are_seen(clips: list[Clip]) -> None:
+    near = []
+    for clip in clips:
+        with np.load(str(clip.masks)) as truth:
+            ids, centres, instances = truth["ids"], truth["centres"], truth["instances"]
+        assert centres.shape == (20, len(instances), 2)
+        for frame, places in zip(ids, centres):
+            for number, place in zip(instances.tolist(), places * 64):
+                ys, xs = np.nonzero(frame == number)
+                if len(ys) >= 100:  # most of somebody; a hand that shows behind somebody else is far from its body's middle
+                    near.append(np.hypot(*(np.array([xs.mean(), ys.mean()]) + 0.5 - place)) < 8)
+    assert len(near) > 20
+    assert np.mean(near) > 0.9
+
+
 def test_output_repeats_with_other_workers(folder: Path, tmp_path: Path) -> None:
     """Also, fewer clips are the first of more."""
     generate(tmp_path, clips=1, seed=1, workers=2, size=64, renderer="painter", seconds=5)
@@ -157,6 +172,15 @@ def test_a_harmless_script_never_moves_the_dish_and_a_dropped_one_falls_to_the_f
     assert dropped.at(0.0)[2] > ZONES["tray"][0][2]
     assert dropped.at(7.0)[2] == pytest.approx(0.012)
     assert write_script(np.random.default_rng(0), team, "near_miss", 3.0).item.at(7.0)[2] > ZONES["tray"][0][2]
+
+
+def test_torch_compiles_in_a_process_that_has_drawn_with_opengl() -> None:
+    """Each brings an LLVM, and in the wrong order the two end the process."""
+    if choose_renderer("auto") != "gl":
+        pytest.skip("no OpenGL here")
+    code = "from surg.data.synth.room_gl import make_context; make_context().release(); import torch._dynamo; print('both')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "both\n"), ran.stderr[-500:]
 
 
 def test_renderers_agree_on_who_is_where() -> None:
