@@ -31,7 +31,7 @@ from recording import write_result
 from surg.data.manifest import Clip, Manifest
 from surg.data.segment.build import SegmentConfig, segment
 from surg.data.synth.tissue_tools import CLOSED, JAWS, OPEN
-from surg.data.tracks import Tracks, extent
+from surg.data.tracks import Tracks
 from surg.data.video import read_frames
 
 MIN_PIXELS = 100
@@ -54,14 +54,16 @@ def true_things(clip: Clip) -> tuple[np.ndarray, dict[int, np.ndarray], list[np.
         turned = JAW_PIXELS * ids.shape[2] * np.stack([np.sin(angle), np.cos(angle) - 1], axis=-1)
         paths[WORKER] = np.concatenate([paths[WORKER], turned[:, None]], axis=1)
         return ids, paths, list(truth["camera"]), np.arange(len(ids)) / float(clip.meta["fps"])
+    if "centres" not in truth:
+        raise SystemExit(
+            f"{clip.masks} does not say where everybody is; expected `centres`. Simulate the rooms again: surg data synth room"
+        )
     things = {}
-    for number in truth["instances"]:
-        path = np.full((len(ids), 1, 2), np.nan)
-        for index, frame in enumerate(ids):
-            mask = frame == number
-            if mask.sum() >= MIN_PIXELS:
-                path[index, 0] = extent(mask)[1]
-        things[int(number)] = path
+    for place, number in enumerate(truth["instances"].tolist()):
+        path = truth["centres"][:, place, None].astype(float) * ids.shape[2]
+        # Not the middle of what is seen: that moves when somebody passes in front of it.
+        path[~(ids == number).any(axis=(1, 2))] = np.nan
+        things[number] = path
     return np.where(np.isin(ids, truth["instances"]), ids, 0), things, None, truth["times"]
 
 

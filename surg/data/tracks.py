@@ -14,6 +14,8 @@ from surg.data.motion_camera import CameraMotion
 from surg.data.segment.masks import Ids, Mask, Segmentation
 
 Matrix = npt.NDArray[np.float64]
+MIN_FRAMES = 4
+"""The shortest track where the settings leave it open."""
 MARGIN = 0.03
 """Share of the picture within which a thing's side is taken to be cut off by its border."""
 
@@ -27,8 +29,9 @@ class TrackConfig(Config):
     """Move the earlier mask along with the camera and with its own last step before comparing: a thin shaft at 8 fps overlaps itself badly."""
     same_name: bool = True
     """A track keeps to one name; without, `hand` may become `person`."""
-    min_frames: int = Field(4, ge=1)
-    """Shorter tracks are taken for noise and left out; below `move_frames` none could be told agent from layout anyway."""
+    min_frames: int | None = Field(None, ge=1)
+    """Shorter tracks are taken for noise and left out. Left open: 4, below which none could be told agent from layout; 8 (a second) for what the
+    segmenter without weights finds in a room, where shades and cloth that hands uncover come and go."""
     min_move: float = Field(0.05, gt=0)
     """An agent has moved this share of the picture's width, the camera's motion taken off."""
     ends: bool | None = None
@@ -210,7 +213,8 @@ class _Linker:
     def finish(self, times_s: npt.NDArray[np.float64], cameras: Sequence[CameraMotion] | None) -> Tracks:
         width = self.pictures[0].shape[1] if self.pictures else 1
         height = self.pictures[0].shape[0] if self.pictures else 1
-        kept = [track for track in self.tracks if len(track.frames) >= self.config.min_frames]
+        least = MIN_FRAMES if self.config.min_frames is None else self.config.min_frames
+        kept = [track for track in self.tracks if len(track.frames) >= least]
         stand = still_frame(cameras, self.index)
         items = []
         for number, track in enumerate(kept, start=1):
@@ -260,8 +264,8 @@ def when_it_moves(
     """(frame from which a thing moves by itself or None, largest distance moved in picture widths).
 
     A shaft that slides in from the border moves its mask's centre by half its own way or less: so with `ends` the tip counts too, and each
-    side of the box that the picture never cuts off. Without, a thing has gone as far as the side it goes to and the side it leaves behind
-    both have: an arm that reaches out moves one side, and hands at work move each on its own.
+    side of the box that the picture never cuts off. Without, a thing has gone as far as the geometric mean of the side it goes to and the
+    side it leaves behind: an arm that reaches out moves one side, and hands at work move each on its own.
     """
     if len(frames) < config.move_frames:
         return None, 0.0
@@ -283,7 +287,7 @@ def when_it_moves(
         # What the picture cuts off, now or at the start, says nothing; the centre takes its place.
         one = np.where(cut_low | cut_low[0], centre, low)
         other = np.where(cut_high | cut_high[0], centre, high)
-        both = np.where(one * other > 0, np.minimum(np.abs(one), np.abs(other)), 0.0)
+        both = np.sqrt(np.maximum(one * other, 0.0))
         distances = [np.linalg.norm(both, axis=1)]
     else:
         distances = [np.linalg.norm(centre, axis=1), np.linalg.norm(_way(np.array(tips, np.float64), still), axis=1)]

@@ -28,6 +28,8 @@ from surg.data.video import probe, read_frames
 from surg.errors import DataError
 
 FLOW_STEP = 4
+ROOM_FRAMES = 8
+"""The shortest track of the segmenter without weights in a room: a second, as frames are segmented by default."""
 
 
 class SegmentConfig(Config):
@@ -111,10 +113,19 @@ def segment(clip: Clip, config: SegmentConfig) -> Segmentation:
                 cameras.append(camera)
                 flows.append(_own_flow(flow, camera))
             last = frame
-    rules = config.tracks if config.tracks.ends is not None else config.tracks.model_copy(update={"ends": endoscopic})
-    tracks = link(parts, rules, cameras, visible)
+    tracks = link(parts, _rules(config, endoscopic), cameras, visible)
     interactions = find_interactions(tracks, config.interactions, cameras, flows, clip.zone)
     return tracks.as_segmentation(interactions=[asdict(item) for item in interactions], settings=config.model_dump(mode="json"))
+
+
+def _rules(config: SegmentConfig, endoscopic: bool) -> TrackConfig:
+    """The rules of tracks, what they leave open settled by what is looked at."""
+    settled: dict[str, Any] = {}
+    if config.tracks.ends is None:
+        settled["ends"] = endoscopic
+    if config.tracks.min_frames is None and config.segmenter == "motion" and not endoscopic:
+        settled["min_frames"] = ROOM_FRAMES
+    return config.tracks.model_copy(update=settled)
 
 
 def sample_times(clip: Clip, fps: float, most: int) -> npt.NDArray[np.float64]:

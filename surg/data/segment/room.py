@@ -18,6 +18,8 @@ SHADOW_TINT = 0.08
 """Most by which a shadow's factor differs between red, green and blue."""
 DEEP_SHADOW = (0.45, 0.1)
 """Darkest factor and tint of a pixel that counts for `shadow_share`."""
+LIT_AGAIN = (0.36, 0.15)
+"""The same for a pixel of the background that the frame shows brighter: a shadow that lay there has gone."""
 
 
 class RoomConfig(Config):
@@ -28,7 +30,7 @@ class RoomConfig(Config):
     shadow: float = Field(0.55, gt=0, le=1)
     """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
     shadow_share: float = Field(0.6, gt=0, le=1)
-    """A thing of which more than this share may be a shadow, a deep one too, is a shadow as a whole. 1 keeps them."""
+    """A thing of which more than this share may be a shadow, a deep one too, or a place that a shadow has left, is none. 1 keeps them."""
     solid: float = Field(0.42, ge=0, lt=1)
     """The least share of its convex hull that a thing fills. Hands at work over a field come out as scraps of hand, cloth and shade,
     which are no thing to follow; a person fills half and more. 0 keeps scraps."""
@@ -75,7 +77,7 @@ def people(frames: Frames, config: RoomConfig) -> list[list[Found]]:
     found = []
     for frame, mask in zip(frames, masks):
         picture = _soft(frame)
-        shaded = _shadow(picture, soft, *DEEP_SHADOW)
+        shaded = _shadow(picture, soft, *DEEP_SHADOW) | _shadow(soft, picture, *LIT_AGAIN)
         difference = np.abs(picture - soft).max(axis=2)
         parts = [
             part

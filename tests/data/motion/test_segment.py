@@ -8,6 +8,7 @@ import pytest
 
 from surg.config import load_config
 from surg.data.manifest import Clip
+from surg.data.segment import room
 from surg.data.segment.backdrop import backdrop
 from surg.data.segment.build import SegmentConfig, segment, segment_clip
 from surg.data.segment.endoscopic import EndoscopicConfig, instruments, is_endoscopic, lens
@@ -124,6 +125,38 @@ def test_a_shadow_is_no_person_unless_shadows_are_kept():
     assert all(found for found in people(frames, RoomConfig(shadow=1.0, shadow_share=1.0)))
     # What is left of a shadow pixel by pixel is one as a whole.
     assert all(not found for found in people(frames, RoomConfig(shadow=1.0)))
+
+
+def test_a_place_that_a_shadow_has_left_is_no_thing_unless_shadows_are_kept(monkeypatch):
+    """Somebody's shadow lay there for so long that it got into the background."""
+    frames = np.full((8, 160, 208, 3), 150, np.uint8)
+    still = frames[0].copy()
+    still[60:120, 40:90] = 95
+    monkeypatch.setattr(room, "backdrop", lambda frames: still)
+    assert all(not found for found in people(frames, RoomConfig(ghost=100.0)))
+    assert all(found for found in people(frames, RoomConfig(ghost=100.0, shadow_share=1.0)))
+    # A bright gown in front of a dark wall has a colour of its own.
+    frames[:, 60:120, 40:90] = (120, 160, 200)
+    assert all(found for found in people(frames, RoomConfig(ghost=100.0)))
+
+
+def test_what_shows_in_a_room_for_less_than_a_second_is_no_track_unless_told(tmp_path):
+    """Shades and cloth that hands uncover come and go; an instrument or a true mask of half a second counts."""
+    frames = np.full((24, 160, 208, 3), 150, np.uint8)
+    for index in range(6):
+        frames[9 + index, 50:110, 20 + 10 * index : 44 + 10 * index] = (20, 60, 90)
+    write_video(tmp_path / "clip.mp4", frames, 8, crf=10)
+    clip = Clip(str(tmp_path / "clip.mp4"), 0.0, 23 / 8, "case")
+    assert not Tracks.of(segment(clip, SegmentConfig())).items
+    (kept,) = Tracks.of(segment(clip, load_config(SegmentConfig, {"tracks": {"min_frames": 4}}))).items
+    assert kept.is_agent
+
+    tools, masks = tissue(24)
+    tools[6:] = tools[:1]
+    masks[6:] = False
+    np.savez(tmp_path / "truth.npz", ids=masks.astype(np.uint8), times=np.arange(24) / 8)
+    (given,) = Tracks.of(segment(replace(clip, masks=str(tmp_path / "truth.npz")), SegmentConfig(segmenter="given"))).items
+    assert len(given.frames) == 6
 
 
 def test_scraps_that_are_spread_out_are_no_thing_unless_wanted():

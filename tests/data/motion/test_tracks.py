@@ -83,6 +83,22 @@ def test_what_the_camera_moves_is_layout_and_what_follows_the_camera_is_an_agent
     assert [track.is_agent for track in tracks.items] == [False, True]
 
 
+def test_in_a_room_both_sides_of_a_thing_must_move():
+    """Somebody who reaches out moves one side; who walks moves both, one more than the other while the arms swing."""
+
+    def moved(left: float, right: float) -> bool:
+        ids = np.zeros((12, 120, 160), np.uint16)
+        for index in range(12):
+            ids[index, 40:80, round(60 + left * index) : round(90 + right * index)] = 1
+        rules = TrackConfig(ends=False)
+        return link(Segmentation(ids, np.arange(12) / 8, {1: "person"}, {1: 1.0}, True), rules).items[0].is_agent
+
+    assert not moved(0, 3)
+    assert not moved(-1, 3)
+    assert moved(0.6, 1.8)  # 7 and 20 of 160 pixels: 12 in the geometric mean, where 8 make an agent
+    assert not moved(0.2, 0.8)
+
+
 def test_a_short_jump_makes_no_agent():
     jumping = scene({1: lambda index: (95, 60) if index in (8, 9) else (80, 60)})
     assert not link(jumping, CONFIG).items[0].is_agent
