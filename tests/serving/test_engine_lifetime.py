@@ -185,6 +185,39 @@ def test_the_backend_refuses_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
         module["TritonPythonModel"]().initialize({"model_config": "{}"})  # type: ignore[operator]
 
 
+def test_a_warm_up_takes_a_row_for_every_core_and_real_rows_are_never_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub that Triton starts again gets no warm-up: its first batch is real, and each row must have its own answer."""
+    import types
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", types.ModuleType("triton_python_backend_utils"))
+    source = embedded.BACKENDS / "onnxruntime" / "model.py"
+    module: dict[str, object] = {}
+    exec(compile(source.read_text(), str(source), "exec"), module)
+    model = module["TritonPythonModel"]()  # type: ignore[operator]
+    runs: list[float] = []
+
+    class Doubles:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            runs.append(float(feed["x"][0, 0]))
+            return [2 * feed["x"], feed["x"] + 1]
+
+    def rows(*values: float) -> list[dict[str, np.ndarray]]:
+        return [{"x": np.array([[value]])} for value in values]
+
+    model.cores, model.narrow, model.wide, model.warm_ups_left = 2, Doubles(), None, 2
+    monkeypatch.setattr(model, "widen", lambda: None, raising=False)
+    with ThreadPoolExecutor(2) as model.pool:
+        twice, more = model.run(rows(0, 0, 0, 0, 0, 0, 0, 0), ["twice", "more"])
+        assert (twice.ravel().tolist(), more.ravel().tolist()) == ([0] * 8, [1] * 8)
+        assert runs == [0, 0]
+        twice, more = model.run(rows(1, 2, 3, 4, 5), ["twice", "more"])
+        assert (twice.ravel().tolist(), more.ravel().tolist()) == ([2, 4, 6, 8, 10], [2, 3, 4, 5, 6])
+        # Now that it is warm, alike or not.
+        assert model.run(rows(7, 7, 7, 7), ["twice", "more"])[0].ravel().tolist() == [14] * 4
+        assert runs[2:] == [1, 2, 3, 4, 5, 7, 7, 7, 7]
+
+
 def test_known_pixels_arrive_as_they_were_sent(tmp_path: Path) -> None:
     """The canary: a server environment with numpy 2 would answer zeros, or nothing, and no error."""
     repo, clip = toy_repository(tmp_path)
