@@ -18,7 +18,7 @@ SHADOW_TINT = 0.08
 """Most by which a shadow's factor differs between red, green and blue."""
 DEEP_SHADOW = (0.45, 0.1)
 """Darkest factor and tint of a pixel that counts for `shadow_share`."""
-LIT_AGAIN = (0.36, 0.15)
+LIT_AGAIN = (0.36, 0.2)
 """The same for a pixel of the background that the frame shows brighter: a shadow that lay there has gone."""
 
 
@@ -29,7 +29,7 @@ class RoomConfig(Config):
     """The least difference in grey levels, however quiet the picture."""
     shadow: float = Field(0.55, gt=0, le=1)
     """A pixel this much darker than the background, in its colour, may be a shadow; below it is a thing. 1 keeps shadows."""
-    shadow_share: float = Field(0.6, gt=0, le=1)
+    shadow_share: float = Field(0.55, gt=0, le=1)
     """A thing of which more than this share may be a shadow, a deep one too, or a place that a shadow has left, is none. 1 keeps them."""
     solid: float = Field(0.42, ge=0, lt=1)
     """The least share of its convex hull that a thing fills. Hands at work over a field come out as scraps of hand, cloth and shade,
