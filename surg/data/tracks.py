@@ -30,7 +30,7 @@ class TrackConfig(Config):
     same_name: bool = True
     """A track keeps to one name; without, `hand` may become `person`."""
     min_frames: int | None = Field(None, ge=1)
-    """Shorter tracks are taken for noise and left out. Left open: 4, below which none could be told agent from layout; 8 (a second) for what the
+    """Shorter tracks are taken for noise and left out. Left open: 4, below which none could be told agent from layout; 8 for what the
     segmenter without weights finds in a room, where shades and cloth that hands uncover come and go."""
     min_move: float = Field(0.05, gt=0)
     """An agent has moved this share of the picture's width, the camera's motion taken off."""

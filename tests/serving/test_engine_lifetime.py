@@ -215,7 +215,7 @@ def test_a_warm_up_takes_a_row_for_every_core_and_real_rows_are_never_taken_for_
         assert (twice.ravel().tolist(), more.ravel().tolist()) == ([2, 4, 6, 8, 10], [2, 3, 4, 5, 6])
         # Now that it is warm, alike or not.
         assert model.run(rows(7, 7, 7, 7), ["twice", "more"])[0].ravel().tolist() == [14] * 4
-        assert runs[2:] == [1, 2, 3, 4, 5, 7, 7, 7, 7]
+        assert sorted(runs[2:]) == [1, 2, 3, 4, 5, 7, 7, 7, 7]  # two threads: in any order
 
 
 def test_known_pixels_arrive_as_they_were_sent(tmp_path: Path) -> None:

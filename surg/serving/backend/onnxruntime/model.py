@@ -78,8 +78,8 @@ class TritonPythonModel:
         if self.warm_ups_left == -1:
             self.pool.submit(self.widen)
         if self.warm_ups_left >= 0 and alike(rows):
-            # The rows of a warm-up are all zeros: one on every core has warmed what there is. A stub that was started again gets no
-            # warm-up but a real batch, whose rows differ.
+            # The rows of a warm-up are all zeros: one on every core has warmed what there is. A stub that was started again gets a real
+            # batch instead; its rows differ, or else have one answer.
             answers = list(self.pool.map(lambda row: self.narrow.run(names, row), rows[: self.cores]))
             return [np.repeat(part, len(rows), axis=0) for part in answers[0]]
         wide = self.wide
