@@ -20,17 +20,19 @@ class Anchor:
     def pull(self, encoder: nn.Module, l2: float, ewc: float) -> dict[str, Tensor]:
         """Add the gradients of l2 * |w - w0|^2 and ewc / 2 * sum F (w - w0)^2 to those that are there. Returns both penalties."""
         penalties: dict[str, Tensor] = {}
-        for name, parameter in encoder.named_parameters():
-            if parameter.grad is None:
-                continue
-            moved = parameter - self.start[name]
-            if l2:
-                parameter.grad.add_(moved, alpha=2 * l2)
-                penalties["anchor"] = penalties.get("anchor", 0.0) + l2 * moved.square().sum()
+        if not l2 and not ewc:
+            return penalties
+        named = {name: parameter for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+        gradients = [parameter.grad for parameter in named.values() if parameter.grad is not None]
+        moved = torch._foreach_sub([parameter.detach() for parameter in named.values()], [self.start[name] for name in named])
+        if l2 and named:
+            torch._foreach_add_(gradients, moved, alpha=2 * l2)
+            penalties["anchor"] = l2 * torch.stack(torch._foreach_norm(moved)).square().sum()
+        for name, gradient, change in zip(named, gradients, moved):
             if ewc and name in self.fisher:
-                weighted = self.fisher[name] * moved
-                parameter.grad.add_(weighted, alpha=ewc)
-                penalties["ewc"] = penalties.get("ewc", 0.0) + ewc / 2 * (weighted * moved).sum()
+                weighted = self.fisher[name] * change
+                gradient.add_(weighted, alpha=ewc)
+                penalties["ewc"] = penalties.get("ewc", 0.0) + ewc / 2 * (weighted * change).sum()
         return {name: whole(penalty) for name, penalty in penalties.items()}
 
     @torch.no_grad()
