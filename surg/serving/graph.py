@@ -2,8 +2,8 @@
 
 What differs from the training code, and why:
 - A fixed grid: rotary tables are constants, ids are gone.
-- Queries and keys come in halves (even channels, odd channels), each from a projection of its own. Rotating is then four
-  multiplications and two additions with constant tables; no Split, Neg, Slice or Gather is left.
+- Queries and keys come together, in halves: all even channels from one projection, all odd ones from another. Rotating is then
+  four multiplications and two additions with constant tables; no Neg, Slice or Gather is left.
 - The softmax scale is folded into the query weights, pixel normalisation into the patch projection.
 - Attention is one fused operator of onnxruntime where the graph is for onnxruntime alone (`fused`): it never holds the N x N
   weights, which at 64 frames of 384 pixels would be 21 GB. Standard operators otherwise: TensorRT knows no other.
@@ -53,46 +53,48 @@ class GraphAttention(nn.Module):
         # (q or k, head, even or odd, channel of the half): rows of qkv in that order
         rows = attention.order[: 2 * width].reshape(2, self.heads, 2, self.channels // 2)
         weight, bias = attention.qkv.weight.detach(), attention.qkv.bias.detach()
-        scale = self.channels**-0.5
-        self.q_even, self.q_odd = (_linear(weight, bias, rows[0, :, half].flatten(), scale) for half in (0, 1))
-        self.k_even, self.k_odd = (_linear(weight, bias, rows[1, :, half].flatten(), 1.0) for half in (0, 1))
-        self.v = _linear(weight, bias, torch.arange(2 * width, 3 * width), 1.0)
+        scale = torch.ones(2, self.heads, self.channels // 2)
+        scale[0] = self.channels**-0.5
+        self.even, self.odd = (_linear(weight, bias, rows[:, :, half].flatten(), scale.flatten()) for half in (0, 1))
+        self.v = _linear(weight, bias, torch.arange(2 * width, 3 * width), torch.ones(width))
         self.proj = attention.proj
 
     def forward(self, x: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
-        """x: (B*N, D). Returns the same shape."""
+        """x: (B*N, D) or (B, N, D). Returns the same shape."""
         query, key, value = self.turned(x, tables, self.tokens)
         if self.fused:
             # Not flatten: with a free batch axis its export is Shape, Slice and Concat; this is one Reshape.
-            flat = (part.view(-1, self.tokens, self.width) for part in (query, key, value))
-            mixed = cast(Tensor, FusedAttention.apply(*flat, self.heads))
-            return cast(Tensor, self.proj(mixed.view(-1, self.width)))
+            flat = (part.reshape(-1, self.tokens, self.width) for part in (query, key))
+            mixed = cast(Tensor, FusedAttention.apply(*flat, value, self.heads))
+            return cast(Tensor, self.proj(mixed if x.dim() == 3 else mixed.view(-1, self.width)))
+        value = value.view(-1, self.tokens, self.heads, self.channels)
         weights = torch.softmax(query.transpose(1, 2) @ key.permute(0, 2, 3, 1), -1)
-        return cast(Tensor, self.proj((weights @ value.transpose(1, 2)).transpose(1, 2).reshape(-1, self.width)))
+        mixed = (weights @ value.transpose(1, 2)).transpose(1, 2)
+        return cast(
+            Tensor, self.proj(mixed.reshape(-1, self.tokens, self.width) if x.dim() == 3 else mixed.reshape(-1, self.width))
+        )
 
     def turned(self, x: Tensor, tables: tuple[Tensor, ...], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys at their positions, and values: (B, N, H, d) each, of `tokens` tokens a clip."""
-        query = self._turn(self.q_even(x), self.q_odd(x), tables, tokens)
-        key = self._turn(self.k_even(x), self.k_odd(x), tables, tokens)
-        return query, key, self.v(x).view(-1, tokens, self.heads, self.channels)
-
-    def _turn(self, even: Tensor, odd: Tensor, tables: tuple[Tensor, ...], tokens: int) -> Tensor:
-        """Two halves (B*N, D/2) to their positions: (B, N, H, d)."""
+        """Queries and keys at their positions, (B, N, H, d) each, and values (B, N, D), of `tokens` tokens a clip."""
         cos_even, sin_even, cos_odd, sin_odd = tables
-        even, odd = even.view(-1, tokens, self.width // 2), odd.view(-1, tokens, self.width // 2)
-        turned = (even * cos_even + odd * sin_even, odd * cos_odd + even * sin_odd)
-        return torch.cat([half.view(-1, tokens, self.heads, self.channels // 2) for half in turned], -1)
+        even, odd, value = (
+            part(x) if x.dim() == 3 else part(x).view(-1, tokens, self.width) for part in (self.even, self.odd, self.v)
+        )
+        halves = (even * cos_even + odd * sin_even, odd * cos_odd + even * sin_odd)
+        turned = torch.cat([half.view(-1, tokens, 2 * self.heads, self.channels // 2) for half in halves], -1)
+        query, key = torch.split(turned, self.heads, 2)
+        return query, key, value
 
 
 class GraphTables(nn.Module):
-    """Rotary tables of all heads side by side, (N, D/2) each, once for all blocks."""
+    """Rotary tables of all heads side by side, of queries and then of keys: (N, D) each, once for all blocks."""
 
     def __init__(self, rope: RopeTable, heads: int) -> None:
         super().__init__()
         cos, sin = (table[0, :, 0].float().reshape(table.shape[1], 2, -1) for table in (rope.cos, rope.sin))
         for half, name in enumerate(("even", "odd")):
-            self.register_buffer(f"cos_{name}", cos[:, half].repeat(1, heads))
-            self.register_buffer(f"sin_{name}", sin[:, half].repeat(1, heads))
+            self.register_buffer(f"cos_{name}", cos[:, half].repeat(1, 2 * heads))
+            self.register_buffer(f"sin_{name}", sin[:, half].repeat(1, 2 * heads))
 
     def forward(self) -> tuple[Tensor, ...]:
         return cast(tuple[Tensor, ...], (self.cos_even, self.sin_even, self.cos_odd, self.sin_odd))
@@ -109,11 +111,26 @@ class GraphBlock(nn.Module):
         return cast(Tensor, x + self.mlp(self.norm2(x)))
 
 
+class WholeNumberProduct(torch.autograd.Function):
+    """uint8 (M, K) times int8 (K, D), each column of which has its scale, exported as the whole-number product that it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG004
+        return x.to(scale.dtype) @ weight.to(scale.dtype) * scale + bias
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, weight: Any, scale: Any, bias: Any) -> Any:
+        product = g.op("Cast", g.op("MatMulInteger", x, weight), to_i=1)  # 1: float
+        return g.op("Add", g.op("Mul", product, scale), bias)
+
+
 class GraphPatches(nn.Module):
     """uint8 frames (B, T, S, S, 3) to patch tokens (B*N, D), normalisation included.
 
     still: each frame stands for a tubelet of itself repeated, so the weights of the tubelet's frames are added up.
     """
+
+    whole_numbers = False
 
     def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float], *, still: bool = False) -> None:
         super().__init__()
@@ -123,7 +140,6 @@ class GraphPatches(nn.Module):
         self.tubelet, self.patch = 1 if still else encoder.config.tubelet_size, encoder.config.patch_size
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         folded = weight / std64.view(1, -1, 1, 1, 1)
-        bias = bias - (folded * mean64.view(1, -1, 1, 1, 1)).sum((1, 2, 3, 4))
         if encoder.config.modality_embedding:
             bias = bias + encoder.video_mod_embed.detach().double().flatten()
         if still:
@@ -131,12 +147,20 @@ class GraphPatches(nn.Module):
         # Columns in the order in which a patch lies in (u, p, p, C): pixels are moved in runs of p * C.
         flat = folded.permute(0, 2, 3, 4, 1).reshape(weight.shape[0], -1)
         self.project = nn.Linear(flat.shape[1], flat.shape[0])
+        grey = mean64.repeat(flat.shape[1] // len(mean64))
         self.project.weight = nn.Parameter(flat.float(), requires_grad=False)
-        self.project.bias = nn.Parameter(bias.float(), requires_grad=False)
+        self.project.bias = nn.Parameter((bias - flat @ grey).float(), requires_grad=False)
+        # The mean is taken off by the weights as they are rounded: their errors then count for what differs from grey alone.
+        scale = (flat.abs().amax(1) / 127).clamp(min=1e-12)
+        whole = torch.round(flat / scale[:, None])
+        self.register_buffer("whole", whole.to(torch.int8).T.contiguous())
+        self.register_buffer("scale", (scale / 255).float())
+        self.register_buffer("whole_bias", (bias - scale * (whole @ grey)).float())
 
     def forward(self, frames: Tensor) -> Tensor:
-        _, t, height, width, channels = frames.shape
-        u, p = self.tubelet, self.patch
+        if self.whole_numbers:
+            # Pixels are whole numbers already: nothing to quantise, and a quarter of the bytes to move.
+            return cast(Tensor, WholeNumberProduct.apply(self._patches(frames), self.whole, self.scale, self.whole_bias))
         # Cast before Transpose: TensorRT's parser refuses to transpose uint8.
         x, weight = frames.to(self.project.weight.dtype), self.project.weight
         # 1/255 belongs into the weights, but there fp16 would lose it.
@@ -144,12 +168,20 @@ class GraphPatches(nn.Module):
             x = x * (1.0 / 255.0)
         else:
             weight = weight * (1.0 / 255.0)
+        return F.linear(self._patches(x), weight, self.project.bias)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B*N, u*p*p*C)."""
+        _, t, height, width, channels = x.shape
+        u, p = self.tubelet, self.patch
         x = x.view(-1, t // u, u, height // p, p, width // p, p, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        return F.linear(x.reshape(-1, u * p * p * channels), weight, self.project.bias)
+        return x.reshape(-1, u * p * p * channels)
 
 
 class GraphEncoder(nn.Module):
     """Frames to the normed tokens of some blocks, for one clip size; `still` sees each clip as one frame."""
+
+    flat = True
 
     def __init__(
         self, encoder: Encoder, frames: int, size: int, mean: Sequence[float], std: Sequence[float], *, still: bool = False
@@ -169,15 +201,20 @@ class GraphEncoder(nn.Module):
         """Normed tokens (B, N, D) after each of `levels` (default: the last block)."""
         wanted = tuple(levels) if levels is not None else (self.depth - 1,)
         x, tables, kept = self.patches(frames), self.tables(), {}
+        if not self.flat:
+            x = x.view(-1, self.tokens, self.width)
         for index, block in enumerate(self.blocks):
             x = block(x, tables)
             if index in wanted:
-                kept[index] = self.norms[str(index)](x).view(-1, self.tokens, self.width)
+                # Flat in any case: onnxruntime would join this norm to the sum before it, in an operator ten times as slow.
+                kept[index] = self.norms[str(index)](x.view(-1, self.width)).view(-1, self.tokens, self.width)
         return [kept[index] for index in wanted]
 
 
 class GraphPredictor(nn.Module):
     """Predicts the tokens of later tubelets of a grid from all tokens of its earlier ones."""
+
+    flat = True
 
     def __init__(self, predictor: Predictor, grid: Grid, seen: int, mask_token: int = 1) -> None:
         super().__init__()
@@ -204,23 +241,33 @@ class GraphPredictor(nn.Module):
             seen = seen + self.modality
         # Zeros that carry the batch: `expand` of a constant along a dynamic axis would need Shape and Expand.
         unseen = seen[:, :1, :1] * 0 + self.unseen
-        x = torch.cat((seen, unseen), 1).view(-1, self.width)
-        tables = self.tables()
+        x, tables = torch.cat((seen, unseen), 1), self.tables()
+        if self.flat:
+            x = x.view(-1, self.width)
         for block in self.blocks:
             x = block(x, tables)
         target = x.view(-1, self.context + self.targets, self.width)[:, self.context :]
         return cast(Tensor, self.project(self.norm(target.reshape(-1, self.width))).view(-1, self.targets, self.out))
 
 
-def fuse_attention(module: nn.Module, *, fused: bool = True) -> None:
-    """Choose the fused operator, or standard ones, for every attention of `module`."""
+def lay_out(module: nn.Module, *, fused: bool = False, whole_numbers: bool = False) -> None:
+    """Choose what every part of `module` is exported as.
+
+    fused: attention as onnxruntime's operator. whole_numbers: for a graph whose products will be int8; pixels stay uint8 then, and
+    tokens three-dimensional, for there is no Gemm.
+    """
     for part in module.modules():
         if isinstance(part, GraphAttention):
             part.fused = fused
+        elif isinstance(part, GraphEncoder | GraphPredictor):
+            part.flat = not whole_numbers
+        elif hasattr(part, "whole_numbers"):
+            part.whole_numbers = whole_numbers  # type: ignore[assignment]
 
 
-def _linear(weight: Tensor, bias: Tensor, rows: Tensor, scale: float) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor, rows: Tensor, scale: Tensor) -> nn.Linear:
+    """Some rows of a projection, each times its scale."""
     layer = nn.Linear(weight.shape[1], len(rows))
-    layer.weight = nn.Parameter((weight[rows] * scale).contiguous(), requires_grad=False)
+    layer.weight = nn.Parameter((weight[rows] * scale[:, None]).contiguous(), requires_grad=False)
     layer.bias = nn.Parameter((bias[rows] * scale).contiguous(), requires_grad=False)
     return layer

@@ -84,7 +84,7 @@ class GraphWorldBlock(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x: (B, tokens, width). `before`: keys and values of earlier tokens. Returns the new x and all keys and values."""
         query, key, value = self.attn.turned(self.norm1(x), tables, tokens)
-        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        key, value = key.transpose(1, 2), value.view(-1, tokens, self.attn.heads, self.attn.channels).transpose(1, 2)
         if before is not None:
             key, value = torch.cat((before[0], key), 2), torch.cat((before[1], value), 2)
         scores = query.transpose(1, 2) @ key.transpose(2, 3)

@@ -90,6 +90,7 @@ class WorldModel(nn.Module):
     """
 
     output_names = ("future", "surprise", "surprise_map")
+    whole_numbers = False
 
     def __init__(self, full: nn.Module, earlier: nn.Module, ahead: nn.Module, newest: nn.Module, config: "WorldShape") -> None:
         super().__init__()
@@ -97,8 +98,9 @@ class WorldModel(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         shape = self.shape
-        # Cast before Slice: TensorRT's parser refuses to slice uint8 (a test with TensorRT-RTX found it).
-        frames = frames.to(next(self.parameters()).dtype)
+        if not self.whole_numbers:
+            # Cast before Slice: TensorRT's parser refuses to slice uint8 (a test with TensorRT-RTX found it).
+            frames = frames.to(next(self.parameters()).dtype)
         levels = self.full(frames, shape.levels)
         tokens = torch.cat(levels, -1)
         past = torch.cat(self.earlier(frames[:, : shape.earlier_frames], shape.levels), -1)
@@ -118,6 +120,7 @@ class ActionWorldModel(nn.Module):
     """
 
     output_names = ("future", "surprise", "surprise_map", "present")
+    whole_numbers = False
 
     def __init__(self, still: GraphEncoder, world: GraphWorld, plain: WorldModel | None, tubelet: int) -> None:
         super().__init__()
@@ -125,7 +128,8 @@ class ActionWorldModel(nn.Module):
 
     def forward(self, frames: Tensor, actions: Tensor, states: Tensor) -> tuple[Tensor, ...]:
         dtype, world, (_, h, w) = next(self.parameters()).dtype, self.world, self.still.grid
-        frames = frames.to(dtype)  # before Slice, as in WorldModel
+        if not self.whole_numbers:
+            frames = frames.to(dtype)  # before Slice, as in WorldModel
         _, _, height, width, channels = frames.shape
         last = frames.view(-1, world.seen, self.tubelet, height, width, channels)[:, :, -1]
         (tokens,) = self.still(last.reshape(-1, 1, height, width, channels))

@@ -15,7 +15,7 @@ from torch import nn
 
 from surg.errors import ExportError
 from surg.serving.contract import ModelSpec, TensorSpec
-from surg.serving.graph import fuse_attention
+from surg.serving.graph import lay_out
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,18 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     if precision == "int8":
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            export_onnx(module, spec, Path(scratch) / "fp32.onnx", "fp32", fused=fused)
+            _trace(module, spec, Path(scratch) / "fp32.onnx", fused=fused, whole_numbers=True)
             _quantise(Path(scratch) / "fp32.onnx", path)
-        return _files(path)
-    if precision == "fp16":
-        module, fused = module.half(), False
-    fuse_attention(module, fused=fused)
+    else:
+        fused = fused and precision == "fp32"
+        _trace(module.half() if precision == "fp16" else module, spec, path, fused=fused)
+    _check(path, spec, {FUSED_DOMAIN} if fused else set())
+    logger.info("%s: %.1f MB %s", spec.name, sum(file.stat().st_size for file in _files(path)) / 1e6, precision)
+    return _files(path)
+
+
+def _trace(module: nn.Module, spec: ModelSpec, path: Path, *, fused: bool, whole_numbers: bool = False) -> None:
+    lay_out(module, fused=fused, whole_numbers=whole_numbers)
     examples = tuple(_example(tensor) for tensor in spec.inputs)
     names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -62,9 +68,6 @@ def export_onnx(
             custom_opsets={FUSED_DOMAIN: 1} if fused else None,
         )
         _finish(traced, spec, path)
-    _check(path, spec, {FUSED_DOMAIN} if fused else set())
-    logger.info("%s: %.1f MB %s", spec.name, sum(file.stat().st_size for file in _files(path)) / 1e6, precision)
-    return _files(path)
 
 
 def _finish(traced: Path, spec: ModelSpec, path: Path) -> None:

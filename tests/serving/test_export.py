@@ -16,6 +16,7 @@ from surg.model.bundle import load_bundle
 from surg.serving import parity
 from surg.serving.client import Client, connect
 from surg.serving.export import Exported, ExportedFiles, export_repository
+from surg.serving.graph import lay_out
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
 from surg.serving.repository import QueueConfig
@@ -58,7 +59,8 @@ def test_a_repository_fuses_attention_and_files_alone_keep_to_the_standard(expor
     assert {node.domain for node in plain.node} == {""}
     for graph in (fused, plain):
         order = [node.op_type for node in graph.node]
-        assert not set(order) & {"Split", "Neg", "Slice", "ScatterND", "GatherND", "Expand", "Conv"}
+        assert not set(order) & {"Neg", "Slice", "ScatterND", "GatherND", "Expand", "Conv"}
+        assert order.count("Split") == 4  # queries from keys, once a block
         assert order.index("Cast") < order.index("Transpose")
 
 
@@ -91,6 +93,29 @@ def test_smaller_numbers_keep_every_decision(bundle: Path, tmp_path: Path, preci
     full = export_repository(bundle, tmp_path / "full", served=SMALL, clips=2, through_server=False)
     sizes = [(repo.repo / "surg_world" / "1" / "model.onnx").stat().st_size for repo in (done, full)]
     assert sizes[0] < 0.75 * sizes[1]
+
+
+def test_int8_takes_pixels_as_the_whole_numbers_that_they_are(bundle: Path, tmp_path: Path) -> None:
+    served = prepare(load_bundle(bundle), SMALL)
+    module, spec, path = served.modules["surg_encoder"], served.contract.model("surg_encoder"), tmp_path / "int8.onnx"
+    export_onnx(module, spec, path, "int8", fused=True)
+    graph = onnx.load(path).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    product = next(node for node in graph.node if node.op_type == "MatMulInteger")
+    way, name = [], product.input[0]
+    while name != "frames":
+        way.append(made_by[name].op_type)
+        name = made_by[name].input[0]
+    assert way == ["Reshape", "Transpose", "Reshape"]
+    assert not {"MatMul", "Gemm", "Round"} & {node.op_type for node in graph.node}
+    # Weights of 8 bits are all that is lost on the way to the first tokens.
+    frames = torch.randint(0, 256, (2, *spec.inputs[0].shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    patches = module.encoder.patches
+    whole = patches(frames)
+    lay_out(module)
+    exact = patches(frames)
+    assert not torch.equal(whole, exact)
+    assert float((whole - exact).norm() / exact.norm()) < 0.01
 
 
 def test_fp16_decides_as_fp32_on_500_clips(bundle: Path, tmp_path: Path) -> None:
