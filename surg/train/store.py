@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from surg.config import Config
 from surg.data.factor_clips import factor_frames, factor_kind
@@ -83,7 +84,17 @@ def open_store(
     ]
     path, index = folder / f"{name}-{key}.frames", folder / f"{name}-{key}.json"
     if not (path.is_file() and index.is_file()):
-        _write_store(clips, spec, path, index, workers)
+        # Runs that share the folder may ask for the same clips at once: one decodes, the others wait for it.
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(path.with_suffix(".lock")).acquire()
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be written ({error.strerror}).\nSet another folder: --set data.cache=DIR"
+            ) from error
+        with held:
+            if not (path.is_file() and index.is_file()):
+                _write_store(clips, spec, path, index, workers)
     entries = [Stored(**{**entry, "box": tuple(entry["box"])}) for entry in json.loads(index.read_text())["entries"]]
     bad = [(number, entry.error) for number, entry in enumerate(entries) if not entry.count]
     if bad:
@@ -123,7 +134,6 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
     )
     partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         frames = np.memmap(partial, np.uint8, "w+", shape=(max(total, 1), spec.size, spec.size, 3))
     except OSError as error:
         raise RunError(
