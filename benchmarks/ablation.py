@@ -5,7 +5,7 @@ family (b) without using its labels; then a frozen-encoder probe reads the actio
 printed. Surgery's factor clips are made from the simulator's own masks, as `surg data segment --segmenter given` and `surg data factors` would.
 
     python benchmarks/ablation.py             # in full: hours
-    python benchmarks/ablation.py --medium    # about an hour and a half of two cores
+    python benchmarks/ablation.py --medium    # two hours of two cores
     python benchmarks/ablation.py --small     # minutes: proves that the table can be made, says nothing about the arms
 
 An option that is given wins over a preset. What is there already in --work (data, arms) is not made again. Because it takes hours, the
@@ -15,7 +15,9 @@ result is always written: benchmarks/ablation_<hardware>_<yyyy-mm>.json and .md,
 import argparse
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ from surg.metrics.comparison import compare_paired, holm
 from surg.train.loop import train
 from surg.train.recipes import load_recipe
 
-# Arm -> recipe and what it takes beside the budget. Surgery on raw clips has the stages and the recipe, not the factor data.
+# Arm -> recipe and what it takes beside the budget. Surgery on raw clips has the stages and the recipe, not the factor data; what stays
+# with family a tells how much of the gain is more training and not the other look.
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("pretrain", ()),
     "pretrain-2x": ("pretrain", ("steps={twice}",)),
@@ -47,6 +50,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "surgery-raw": ("surgery-raw", ()),
     "lora": ("lora", ()),
     "head-only": ("pretrain-head", ()),
+    "pretrain on a": ("pretrain", ()),
 }
 
 
@@ -62,18 +66,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "picture": 224,
         "probe": "full",
     },
-    # Four blocks that begin with filters for motion: what half an hour a seed allows on two cores. One seed of it left every arm at chance.
+    # Four blocks that begin with filters for motion, one mask and a shallow predictor: two hours of two cores.
     "medium": {
-        "clips": 800,
-        "steps": 200,
+        "clips": 1600,
+        "steps": 400,
         "seeds": 3,
         "size": 96,
         "model": "tiny",
         "depth": 4,
         "start": "motion-energy",
-        "test_cases": 32,
+        "base": ["model.encoder.rope=interleaved", "model.predictor.depth=2"],
+        "tasks": ["jepa", "motion_aux", "flow"],
+        "set": [
+            "loss.weights.jepa=0.3",
+            "loss.weights.motion_aux=1",
+            "loss.weights.flow=3",
+            "masks.groups=[[2,0.7]]",
+            "optim.lr=1e-3",
+        ],
+        "test_cases": 60,
         "picture": 128,
         "probe": "short",
+        "beside": 3,
     },
     "small": {
         "clips": 64,
@@ -108,18 +122,23 @@ def main() -> None:
     words.add_argument("--model")
     words.add_argument("--depth", type=int, help="blocks of the encoder, where fewer are wanted than the model has")
     words.add_argument("--start", default="random", help="weights of the base before its training: random or motion-energy")
+    words.add_argument("--base", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the base alone")
+    words.add_argument(
+        "--tasks", nargs="*", default=[], help="what base and arms learn from; their recipes' own when not given"
+    )
     words.add_argument("--probe", choices=list(PROBES))
     words.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     words.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every arm, as in surg train --set"
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of base and arms, as in surg train --set"
     )
-    words.add_argument("--threads", type=int)
+    words.add_argument("--beside", type=int, default=1, help="seeds at once, in processes of their own")
+    words.add_argument("--threads", type=int, help="of each process; the cores are shared out when not given")
     words.set_defaults(**PRESETS["full"])
     words.set_defaults(**PRESETS[words.parse_args().preset])
     options = words.parse_args()
     options.work = options.work or Path("runs") / f"ablation-{options.preset}"
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options.beside = min(options.beside, options.seeds)
+    options.threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.beside)
     began, worked = time.monotonic(), processor_seconds()
 
     manifests = {
@@ -127,23 +146,36 @@ def main() -> None:
         "b": make_family(options, "b", test_cases=options.test_cases),
     }
     factors = make_factors(options, manifests["b"]) if "surgery" in options.arms else None
-    correct: dict[str, list[np.ndarray]] = {}
-    cases = np.array([])
-    start = (f"model.start={options.start}", *((f"model.encoder.depth={options.depth}",) if options.depth else ()))
-    for seed in range(options.seeds):
-        base = fit("scratch", manifests["a"], options.work / f"base-{seed}", options, seed, None, start)
-        chosen = {"frozen base": base}
-        for arm in options.arms:
-            recipe, more = ARMS[arm]
-            chosen[arm] = fit(recipe, manifests["b"], options.work / f"{arm}-{seed}", options, seed, base, more, factors)
-        untrained = (*start, "steps=1", "optim.lr=0")
-        chosen["random weights"] = fit(
-            "scratch", manifests["b"], options.work / f"random-{seed}", options, seed, None, untrained
-        )
-        found, cases = judge(chosen, manifests["b"], options.work / f"probe-{seed}", seed, options)
-        for name, rows in found.items():
-            correct.setdefault(name, []).append(rows)
-    write(options, correct, cases, time.monotonic() - began, processor_seconds() - worked)
+    of_seed = partial(one_seed, options, manifests, factors)
+    if options.beside > 1:
+        with ProcessPoolExecutor(options.beside, mp_context=get_context("spawn")) as processes:
+            judged = list(processes.map(of_seed, range(options.seeds)))
+    else:
+        judged = [of_seed(seed) for seed in range(options.seeds)]
+    correct = {name: [found[name] for found, _ in judged] for name in judged[0][0]}
+    write(options, correct, judged[0][1], time.monotonic() - began, processor_seconds() - worked)
+
+
+def one_seed(
+    options: Any, manifests: dict[str, Path], factors: Path | None, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Train and judge the base and every arm of one seed."""
+    torch.set_num_threads(options.threads)
+    start = (
+        f"model.start={options.start}",
+        *options.base,
+        *((f"model.encoder.depth={options.depth}",) if options.depth else ()),
+    )
+    base = fit("scratch", manifests["a"], options.work / f"base-{seed}", options, seed, None, start)
+    chosen = {"frozen base": base}
+    for arm in options.arms:
+        recipe, more = ARMS[arm]
+        manifest = manifests["a" if arm.endswith("on a") else "b"]
+        folder = options.work / f"{arm.replace(' ', '-')}-{seed}"
+        chosen[arm] = fit(recipe, manifest, folder, options, seed, base, more, factors)
+    untrained = (*start, "steps=1", "optim.lr=0")
+    chosen["random weights"] = fit("scratch", manifests["b"], options.work / f"random-{seed}", options, seed, None, untrained)
+    return judge(chosen, manifests["b"], options.work / f"probe-{seed}", seed, options)
 
 
 def make_family(options: Any, family: str, test_cases: int) -> Path:
@@ -209,6 +241,7 @@ def fit(
             "manifest": str(factors if "factor" in source.where else manifest),
             "motion": str(manifest.parent / "motion.parquet"),
             "label": "not_the_action",
+            "tasks": [task for task in options.tasks if task != "jepa" or "jepa" in source.tasks] or list(source.tasks),
         }
         for name, source in plain.data.sources.items()
     }
@@ -270,14 +303,16 @@ def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray,
     results = {
         "what": "adaptation of a base from family a to family b of the tissue simulator; probe_action on unseen cases of b", "preset": options.preset,
         "clips": options.clips, "steps": options.steps, "batch": BATCH, "seeds": options.seeds, "size": options.size, "model": options.model,
-        "depth": options.depth, "start": options.start, "settings": options.set, "probe": options.probe, "test_cases": len(set(cases)), "test_clips": len(cases),
+        "depth": options.depth, "start": options.start, "base": options.base, "tasks": options.tasks, "settings": options.set, "probe": options.probe, "test_cases": len(set(cases)), "test_clips": len(cases),
         "chance": 1 / len(tissue.ACTIONS), "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1), "arms": rows,
     }  # fmt: skip
+    learnt = f"learning {', '.join(options.tasks)}; " if options.tasks else ""
     note = (
         f"`{options.model}`{f' with {options.depth} blocks' if options.depth else ''} at {options.size} px, base from a {options.start} start, "
-        f"{options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
+        f"{learnt}{options.clips} training clips a family, {options.steps} steps of {BATCH} clips "
         f"(pretrain-2x: {2 * options.steps}), {options.seeds} seed(s), {results['test_cases']} unseen test cases ({results['test_clips']} clips), "
-        f"chance {results['chance']:.3f}; {results['minutes']} minutes, {results['processor_minutes']} of a processor. "
+        f"chance {results['chance']:.3f}; {results['minutes']} minutes, {results['processor_minutes']} of a processor, without "
+        "what --work held already. "
         "Differences are to the frozen base, paired over cases, 95 % intervals; p is adjusted for the arms (Holm); the last column is the true "
         "difference that would be found with 80 % power."
         + (
