@@ -78,7 +78,8 @@ def test_a_broken_connection_is_opened_again(pieces: list[tuple[float, bytes]], 
             seen = []
             for latest in camera.windows(60):
                 seen.append(latest.cut)
-                if camera.reconnects and latest.cut.start_s > seen[0].end_s:
+                # Also the second caller must have come: on a slow machine a late window of the first stands here too.
+                if camera.reconnects and server.calls >= 2 and latest.cut.start_s > seen[0].end_s:
                     break
     assert server.calls >= 2
     assert camera.reconnects >= 1
