@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class PatchEmbed(nn.Module):
     """Cut a clip into tubes of patches and project each to a token."""
 
-    # For this many tubes speed is no matter, and the convolution sums in the official order: Adam's first step turns on the
-    # sign of gradients near zero, where another order flips one weight in 278,000 (golden test of the training step).
+    # A batch of fewer tubes is no matter of speed, and the convolution sums in the official order: Adam's first step turns on
+    # the sign of gradients near zero, where another order flips one weight in 278,000 (golden test of the training step).
     FEW = 64
 
     def __init__(self, in_channels: int, width: int, tubelet: int, patch: int) -> None:
@@ -46,7 +46,7 @@ class PatchEmbed(nn.Module):
         if keep is None:
             # Contiguous: a transposed layout would be handed on by every residual addition, and cost 5 % of a forward of ViT-L.
             return self.proj(clip).flatten(2).transpose(1, 2).contiguous()  # type: ignore[no-any-return]
-        if keep.numel() < self.FEW:
+        if self.tubes(clip) < self.FEW:
             return gather_tokens(self.proj(clip).flatten(2).transpose(1, 2), keep)
         tubelet, patch, _ = self.proj.kernel_size
         tubes = rearrange(clip, "b c (t p) (h q) (w r) -> b t h w c p q r", p=tubelet, q=patch, r=patch)
@@ -54,6 +54,11 @@ class PatchEmbed(nn.Module):
         clips = torch.arange(len(clip), device=keep.device)[:, None]
         kept = tubes[clips, keep // (h * w), keep // w % h, keep % w]
         return F.linear(kept.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+
+    def tubes(self, clip: Tensor) -> int:
+        """Tubes in a batch of clips."""
+        tubelet, patch, _ = self.proj.kernel_size
+        return len(clip) * (clip.shape[2] // tubelet) * (clip.shape[3] // patch) * (clip.shape[4] // patch)
 
 
 class Encoder(nn.Module):
@@ -106,7 +111,7 @@ class Encoder(nn.Module):
         One pass over two sets costs fewer and larger operations than two, and adds each weight's gradient up once.
         """
         blocks = self.level_blocks if levels else (self.config.depth - 1,)
-        if len(keeps) == 1 or sum(keep.numel() for keep in keeps) < 4 * PatchEmbed.FEW:
+        if len(keeps) == 1 or self.patch_embed.tubes(clip) < PatchEmbed.FEW:
             return [torch.cat(self.layers(clip, blocks, keep), -1) for keep in keeps]
         lengths = tuple(keep.shape[1] for keep in keeps)
         together = torch.cat(self.layers(clip, blocks, torch.cat(list(keeps), 1), lengths), -1)

@@ -240,12 +240,20 @@ def test_interpolated_positions_have_an_effect(interpolate: bool) -> None:
     assert torch.allclose(base(clip), other(clip)) is not interpolate
 
 
-def test_projecting_only_the_kept_tubes_gives_the_same_tokens_and_gradients(encoder: Encoder) -> None:
+@pytest.mark.parametrize("kept", [40, 3])
+def test_projecting_only_the_kept_tubes_gives_the_same_tokens_and_gradients(
+    encoder: Encoder, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip = torch.randn(2, 3, 4, 96, 80)
-    ids = torch.stack([torch.randperm(60)[:40], torch.randperm(60)[:40]])
-    assert ids.numel() >= encoder.patch_embed.FEW
+    ids = torch.stack([torch.randperm(60)[:kept], torch.randperm(60)[:kept]])
+    assert encoder.patch_embed.tubes(clip) == 120 >= encoder.patch_embed.FEW
     weight = encoder.patch_embed.proj.weight
-    few, every = encoder.patch_embed(clip, ids), gather_tokens(encoder.patch_embed(clip), ids)
+    every = gather_tokens(encoder.patch_embed(clip), ids)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            encoder.patch_embed.proj, "forward", lambda _: pytest.fail("the whole clip was projected for a few tubes")
+        )
+        few = encoder.patch_embed(clip, ids)
     torch.testing.assert_close(few, every, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad(tokens.square().sum(), weight)[0] for tokens in (few, every)]
     torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-4)

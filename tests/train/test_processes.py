@@ -1,5 +1,6 @@
 """Two processes, and a batch in parts, make the step that one process makes at once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -63,7 +64,8 @@ def start_two(words: list[str], timeout: int = 900) -> None:
 )
 def test_ddp_and_fsdp2_go_on_from_each_others_checkpoints(recipe: str, settings: Settings, tmp_path: Path) -> None:
     # joint gives each process its own tasks; surgery wakes blocks up on the way, with a projected optimiser and stored features.
-    config = settings(recipe, "steps=4", "save_every=2", "optim.lr=1e-4", "watch.every=2", "validate_every=2", "loss.keep=1.0")
+    more = ("watch.every=2", "validate_every=2", "loss.keep=1.0", "loss.weights.anchor=1", "log_every=1")
+    config = settings(recipe, "steps=4", "save_every=2", "optim.lr=1e-4", *more)
     (tmp_path / "recipe.yaml").write_text(to_yaml(config))
     (tmp_path / "relay.py").write_text(RELAY)
     start_two([str(tmp_path / "relay.py"), str(tmp_path / "recipe.yaml"), str(tmp_path)])
@@ -71,6 +73,7 @@ def test_ddp_and_fsdp2_go_on_from_each_others_checkpoints(recipe: str, settings:
     for name in ("there", "back"):
         state = torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True)
         assert state["step"] == 4
+        assert pulls(tmp_path / name) == pytest.approx(pulls(tmp_path / "whole"), rel=1e-2)
         assert state["optimizer"].keys() == unbroken["optimizer"].keys()
         for part in ("trainee", "teacher"):
             for key, tensor in (unbroken[part] or {}).items():
@@ -78,6 +81,15 @@ def test_ddp_and_fsdp2_go_on_from_each_others_checkpoints(recipe: str, settings:
         bundle = load_bundle(tmp_path / name / "checkpoints" / "last.safetensors")
         encoder = {key.removeprefix("encoder."): value for key, value in state["trainee"].items() if key.startswith("encoder.")}
         assert all(torch.equal(value, encoder[key]) for key, value in bundle.part("encoder").state_dict().items())
+
+
+def pulls(run: Path) -> list[float]:
+    """The anchor's penalty at each step that says one: 0 at first, for nothing has moved."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [line["anchor"] for line in lines if line["kind"] == "train"]
+    assert len(found) == 4
+    assert found[-1] > 0
+    return found
 
 
 def first_moments(run: Path) -> dict[str, torch.Tensor]:
