@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from surg.config import Config
 from surg.data.factor_clips import factor_frames, factor_kind
@@ -85,9 +85,14 @@ def open_store(
     path, index = folder / f"{name}-{key}.frames", folder / f"{name}-{key}.json"
     if not (path.is_file() and index.is_file()):
         # Runs that share the folder may ask for the same clips at once: one decodes, the others wait for it.
+        lock = FileLock(path.with_suffix(".lock"))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path.with_suffix(".lock")).acquire()
+            try:
+                held = lock.acquire(blocking=False)
+            except Timeout:
+                logger.info("another run decodes %s into %s; waiting for it", name, folder)
+                held = lock.acquire()
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be written ({error.strerror}).\nSet another folder: --set data.cache=DIR"

@@ -21,18 +21,22 @@ def clips(tissue: Path) -> Sequence[Clip]:
     return list(Manifest.read(tissue).clips())[:4]
 
 
-def test_runs_that_start_together_decode_once(tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_start_together_decode_once(
+    tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "surg")
     written, write = [], store._write_store
 
     def slow(*words: Any) -> None:
         written.append(words)
-        time.sleep(0.3)
+        time.sleep(0.3)  # so that the others come while it works
         write(*words)
 
     monkeypatch.setattr(store, "_write_store", slow)
     with ThreadPoolExecutor(3) as runs:
         opened = list(runs.map(lambda _: open_store(clips(tissue), SPEC, tmp_path / "cache", "main"), range(3)))
     assert len(written) == 1
+    assert "another run decodes main" in caplog.text
     pictures = [one.window(2, 3, 4) for one in opened]
     assert pictures[0].std() > 0
     assert all(np.array_equal(pictures[0], other) for other in pictures[1:])
