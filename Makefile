@@ -88,7 +88,7 @@ bench: $(ENV) $(TRITON_ENV) ## Measure model, export and decoding against their 
 	$(BIN)/python benchmarks/decode.py --write
 
 .PHONY: ablation
-ablation: $(ENV) ## Train and judge every arm on the simulators (hours; ABLATION=--medium two hours of two cores, ABLATION=--small minutes)
+ablation: $(ENV) ## Train and judge every arm on the simulators (hours; ABLATION=--medium about two hours of two cores, ABLATION=--small minutes)
 	$(BIN)/python benchmarks/ablation.py $(ABLATION)
 
 .PHONY: docker-test

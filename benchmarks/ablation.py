@@ -5,16 +5,17 @@ family (b) without using its labels; then a frozen-encoder probe reads the actio
 printed. Surgery's factor clips are made from the simulator's own masks, as `surg data segment --segmenter given` and `surg data factors` would.
 
     python benchmarks/ablation.py             # in full: hours
-    python benchmarks/ablation.py --medium    # two hours of two cores
-    python benchmarks/ablation.py --small     # minutes: proves that the table can be made, says nothing about the arms
+    python benchmarks/ablation.py --medium    # about two hours of two cores
+    python benchmarks/ablation.py --small     # minutes: proves that the table can be made, says nothing about the arms, and is not kept
 
 An option that is given wins over a preset. What is there already in --work (data, arms) is not made again. Because it takes hours, the
-result is always written: benchmarks/ablation_<hardware>_<yyyy-mm>.json and .md, with medium or small benchmarks/ablation_<preset>_….
+result is always written: benchmarks/ablation_<hardware>_<yyyy-mm>.json and .md, with --medium benchmarks/ablation_medium_….
 """
 
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -37,7 +38,7 @@ from surg.data.segment.build import SegmentConfig, segment_clip
 from surg.data.synth import tissue
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action
 from surg.eval.probes import ProbeConfig
-from surg.metrics.comparison import compare_paired, holm
+from surg.metrics.comparison import Comparison, compare_paired, holm
 from surg.train.loop import train
 from surg.train.recipes import load_recipe
 
@@ -52,6 +53,10 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "head-only": ("pretrain-head", ()),
     "pretrain on a": ("pretrain", ()),
 }
+# What an arm is told apart from, beside the base: the other look, factor data, the same steps or compute without surgery.
+CONTRASTS = (
+    ("pretrain", "pretrain on a"), ("surgery", "surgery-raw"), ("surgery", "pretrain"), ("surgery", "pretrain-2x"), ("lora", "pretrain"),
+)  # fmt: skip
 
 
 # 30 test cases are the fewest that judge an arm.
@@ -66,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "picture": 224,
         "probe": "full",
     },
-    # Four blocks that begin with filters for motion, one mask and a shallow predictor: two hours of two cores.
+    # Four blocks that begin with filters for motion, one mask and a shallow predictor: about two hours of two cores.
     "medium": {
         "clips": 1600,
         "steps": 400,
@@ -153,7 +158,8 @@ def main() -> None:
     else:
         judged = [of_seed(seed) for seed in range(options.seeds)]
     correct = {name: [found[name] for found, _ in judged] for name in judged[0][0]}
-    write(options, correct, judged[0][1], time.monotonic() - began, processor_seconds() - worked)
+    fingerprint = Manifest.read(manifests["b"]).fingerprint
+    write(options, correct, judged[0][1], fingerprint, time.monotonic() - began, processor_seconds() - worked)
 
 
 def one_seed(
@@ -272,11 +278,16 @@ def judge(
         probes=("attentive",), baselines=("majority",), seed=seed, probe=ProbeConfig(**PROBES[options.probe])
     )
     probe_action(arms, Manifest.read(manifest), {}, config, folder, "torch")
-    table = pq.read_table(folder / "predictions.parquet")
+    return read_right(folder / "predictions.parquet", list(chosen))
+
+
+def read_right(predictions: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Right or wrong of every test clip for every arm, as the probe left it; and the clips' cases."""
+    table = pq.read_table(predictions)
     table = table.filter(pc.equal(table["probe"], "attentive"))
     table = table.append_column("right", pc.cast(pc.equal(table["truth"], table["predicted"]), pa.float64()))
     found: dict[str, np.ndarray] = {}
-    for name in chosen:
+    for name in names:
         # The probe's own seeds are averaged clip by clip.
         rows = table.filter(pc.equal(table["arm"], name)).group_by(["case", "clip"]).aggregate([("right", "mean")])
         rows = rows.sort_by([("case", "ascending"), ("clip", "ascending")])
@@ -284,27 +295,33 @@ def judge(
     return found, cases
 
 
-def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray, seconds: float, worked: float) -> None:
+def write(
+    options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray, fingerprint: str, seconds: float, worked: float
+) -> None:
     base = np.stack(correct["frozen base"])
     found = {name: compare_paired(np.stack(seeds), base, cases) for name, seeds in correct.items() if name != "frozen base"}
     adjusted = dict(zip(found, holm([comparison.permutation.p for comparison in found.values()])))
+    pairs = [pair for pair in CONTRASTS if set(pair) <= set(correct)]
+    against = [compare_paired(*(np.stack(correct[name]) for name in pair), cases) for pair in pairs]
+    settled = holm([comparison.permutation.p for comparison in against]) if against else []
+    contrasts = [
+        {"arm": one, "control": other, **difference(comparison, p)}
+        for (one, other), comparison, p in zip(pairs, against, settled)
+    ]  # fmt: skip
     rows = []
     for name, seeds in correct.items():
         row: dict[str, Any] = {
             "arm": name, "top1": round(float(np.mean(seeds)), 4), "by_seed": [round(float(seed.mean()), 4) for seed in seeds],
         }  # fmt: skip
         if name in found:
-            delta = found[name].delta
-            row |= {
-                "difference": round(delta.estimate, 4), "low": round(delta.low, 4), "high": round(delta.high, 4),
-                "p_holm": round(float(adjusted[name]), 4), "detectable": round(found[name].detectable, 4),
-            }  # fmt: skip
+            row |= difference(found[name], adjusted[name])
         rows.append(row)
     results = {
         "what": "adaptation of a base from family a to family b of the tissue simulator; probe_action on unseen cases of b", "preset": options.preset,
         "clips": options.clips, "steps": options.steps, "batch": BATCH, "seeds": options.seeds, "size": options.size, "model": options.model,
         "depth": options.depth, "start": options.start, "base": options.base, "tasks": options.tasks, "settings": options.set, "probe": options.probe, "test_cases": len(set(cases)), "test_clips": len(cases),
         "chance": 1 / len(tissue.ACTIONS), "minutes": round(seconds / 60, 1), "processor_minutes": round(worked / 60, 1), "arms": rows,
+        "contrasts": contrasts,
     }  # fmt: skip
     learnt = f"learning {', '.join(options.tasks)}; " if options.tasks else ""
     note = (
@@ -324,15 +341,35 @@ def write(options: Any, correct: dict[str, list[np.ndarray]], cases: np.ndarray,
     lines = ["| arm | top-1 | by seed | difference | interval | p | detectable |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         each = ", ".join(f"{value:.3f}" for value in row["by_seed"])
-        change = ("", "", "", "")
-        if "difference" in row:
-            spread = f"{row['low']:+.3f} to {row['high']:+.3f}"
-            change = (f"{row['difference']:+.3f}", spread, f"{row['p_holm']:.3f}", f"{row['detectable']:.3f}")
-        lines.append(f"| {row['arm']} | {row['top1']:.3f} | {each} | {' | '.join(change)} |")
+        change = cells(row) if "difference" in row else " |  |  | "
+        lines.append(f"| {row['arm']} | {row['top1']:.3f} | {each} | {change} |")
+    if contrasts:
+        lines += [
+            "",
+            "Arms against their controls, Holm over these rows:",
+            "",
+            "| arm | control | difference | interval | p | detectable |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [f"| {row['arm']} | {row['control']} | {cells(row)} |" for row in contrasts]
     table = "\n".join(lines)
     print(note, table, sep="\n\n")
+    if options.preset == "small":
+        return  # nothing to keep
     name = "ablation" if options.preset == "full" else f"ablation_{options.preset}"
-    print("Wrote", write_result(name, results, table, note))
+    print("Wrote", write_result(name, results, table, note, data_fingerprint=fingerprint))
+
+
+def difference(comparison: Comparison, adjusted: float) -> dict[str, float]:
+    delta = comparison.delta
+    return {
+        "difference": round(delta.estimate, 4), "low": round(delta.low, 4), "high": round(delta.high, 4),
+        "p_holm": round(float(adjusted), 4), "detectable": round(comparison.detectable, 4),
+    }  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> str:
+    return f"{row['difference']:+.3f} | {row['low']:+.3f} to {row['high']:+.3f} | {row['p_holm']:.3f} | {row['detectable']:.3f}"
 
 
 def processor_seconds() -> float:
