@@ -356,7 +356,7 @@ class Client:
         text = {
             "unreachable": f"{what} got no answer: {error}.\nIs it running? surg serve status    Start one: surg serve start REPO",
             "busy": f"{what} was refused {patience}: its queue is full.\n"
-            "Send less at once (max_in_flight), wait longer (patience_s), or export with a longer queue: --set max_queue_size=256",
+            "Send less at once (max_in_flight), wait longer (patience_s), or export with a longer queue: --set queue.max_queue_size=256",
             "stub": f"{what} failed {patience}: the server's worker process has died ({error}).\n"
             "The embedded server replaces it by itself; elsewhere restart the server. Look: surg serve logs",
             "deadline": f"{what} ran out of time: {error}.\nGive it longer (timeout_s), or see whether the server is overloaded: surg serve status",

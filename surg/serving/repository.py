@@ -31,12 +31,17 @@ KEEP = "surg.keep_versions"
 
 
 class QueueConfig(Config):
-    """How the server queues and batches."""
+    """How the server queues and batches.
 
-    max_queue_size: int = Field(64, ge=1)
-    """Requests that wait per model before the next one is refused."""
-    timeout_ms: int = Field(30_000, ge=1)
-    """A request that waited longer is rejected: its caller has gone."""
+    A limit or a time-out has its price: Triton then prepares no batch while another runs, and its batcher sleeps up to half a second
+    over a request that comes meanwhile, or right after an answer (measured; its wake-up asks for an idle instance and is not
+    repeated). So neither is set unless asked for: clients bound what they have under way, and a deadline that passes cancels.
+    """
+
+    max_queue_size: int = Field(0, ge=0)
+    """Requests that wait per model before the next one is refused; 0: no limit."""
+    timeout_ms: int = Field(0, ge=0)
+    """A request that waited longer is rejected, and a request's own time-out counts in the queue too; 0: neither."""
     delay_us: int = Field(0, ge=0)
     """How long a batch may wait for company. Pays on a GPU; on a CPU it only adds itself to the latency."""
     keep_versions: int = Field(2, ge=1)
@@ -192,11 +197,12 @@ def model_config(spec: ModelSpec, contracts: Mapping[int, Contract], served: lis
             sorted({size for size in (spec.max_batch_size // 2, spec.max_batch_size) if size > 1})
         )
         batching.max_queue_delay_microseconds = queue.delay_us
-        policy = batching.default_queue_policy
-        policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        policy.default_timeout_microseconds = queue.timeout_ms * 1000
-        policy.allow_timeout_override = True
-        policy.max_queue_size = queue.max_queue_size
+        if queue.max_queue_size or queue.timeout_ms:
+            policy = batching.default_queue_policy
+            policy.timeout_action = pb.ModelQueuePolicy.REJECT
+            policy.default_timeout_microseconds = queue.timeout_ms * 1000
+            policy.allow_timeout_override = bool(queue.timeout_ms)
+            policy.max_queue_size = queue.max_queue_size
     if spec.kind == "onnx":
         for batch in sorted({1, max(1, spec.max_batch_size)}):
             warm = config.model_warmup.add(name=f"batch-{batch}", batch_size=batch if spec.batched else 0, count=1)

@@ -1,5 +1,6 @@
 """The model that comes with the package, exported once on this machine and kept for the next time."""
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -18,12 +19,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surg"
 
 
+def exporter() -> str:
+    """Hash of the code that exports, so that another version of it does not serve what an earlier one made."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def shipped_repository() -> Path:
     """A model repository of `surg-tiny`; the first call exports it, through the parity gate.
 
     The export needs torch and its callers must do without it, so it runs as the command that a person would type.
     """
-    repo = cache_folder() / f"{SHIPPED}-{file_sha256(shipped())[:12]}"
+    repo = cache_folder() / f"{SHIPPED}-{file_sha256(shipped())[:12]}-{exporter()[:8]}"
     if (repo / "surg_clip" / "config.pbtxt").is_file():
         return repo
     logger.info("Exporting %s once into %s (about half a minute) …", SHIPPED, repo)

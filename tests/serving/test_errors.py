@@ -1,6 +1,7 @@
 """Whatever goes wrong has a sentence of its own that says what to do."""
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,22 @@ def test_a_full_queue_refuses_and_a_patient_client_gets_through(tmp_path: Path) 
         patient.close()
 
 
+def test_without_a_time_out_in_the_queue_the_server_still_drops_requests_whose_callers_have_gone(tmp_path: Path) -> None:
+    repo, clip = toy_repository(tmp_path, slow=True)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url, max_in_flight=200, patience_s=0) as client:
+        client.clip(clip)
+        begun = time.perf_counter()
+        client.clip(clip)
+        # Eight fit into a batch, which takes as long as one alone: 25 times that, so most must run out of time on any machine.
+        outcomes = _all_at_once(client, clip, 200, timeout_s=max(0.1, 3 * (time.perf_counter() - begun)))
+        client.clip(clip)  # behind all that were left in the queue
+        from surg.serving.engines.admin import statistics
+
+        stats = statistics(server.http_url, "surg_clip")[0]
+    assert any(isinstance(error, ServerError) and "ran out of time" in str(error) for error in outcomes)
+    assert int(stats["inference_stats"]["fail"]["count"]) > 0
+
+
 def test_one_bad_request_in_a_batch_hurts_only_itself(tmp_path: Path) -> None:
     """The toy looks up a table with the zone's first value: 9 lies outside it and fails inside onnxruntime."""
     repo, clip = toy_repository(tmp_path, slow=True)
@@ -123,14 +140,14 @@ def test_one_bad_request_in_a_batch_hurts_only_itself(tmp_path: Path) -> None:
     assert stats["inference_count"] > stats["execution_count"], "nothing was batched, so nothing was shown"
 
 
-def _all_at_once(client: Client, clip: np.ndarray, count: int) -> list[Exception | None]:
+def _all_at_once(client: Client, clip: np.ndarray, count: int, timeout_s: float | None = None) -> list[Exception | None]:
     outcomes: list[Exception | None] = [None] * count
     gate = threading.Barrier(count)
 
     def call(index: int) -> None:
         gate.wait()
         try:
-            client.clip(clip)
+            client.clip(clip, timeout_s=timeout_s)
         except ServerError as error:
             outcomes[index] = error
 

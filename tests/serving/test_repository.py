@@ -82,6 +82,10 @@ def test_the_configuration_says_what_production_needs(tmp_path: Path) -> None:
     assert [warm.batch_size for warm in config.model_warmup] == [1, 8]
     policy = config.dynamic_batching.default_queue_policy
     assert (policy.max_queue_size, policy.timeout_action) == (7, pb.ModelQueuePolicy.REJECT)
+    (tmp_path / "plain").mkdir()
+    plain, _ = toy_repository(tmp_path / "plain")
+    # Any policy at all makes Triton's batcher sleep over requests that overlap.
+    assert not repository.read_config(plain, "surg_clip").dynamic_batching.HasField("default_queue_policy")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert not config.optimization.execution_accelerators.gpu_execution_accelerator
 

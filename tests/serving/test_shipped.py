@@ -34,3 +34,15 @@ def test_an_export_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ServerError, match=r"surg-tiny could not be exported:(?s:.+)surg export surg-tiny --out repo"):
         shipped.shipped_repository()
+
+
+def test_what_an_earlier_version_exported_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = tmp_path / "surg" / f"surg-tiny-{shipped.file_sha256(shipped.shipped())[:12]}-{shipped.exporter()[:8]}"
+    (kept / "surg_clip").mkdir(parents=True)
+    (kept / "surg_clip" / "config.pbtxt").touch()
+    assert shipped.shipped_repository() == kept
+    monkeypatch.setattr(shipped, "exporter", lambda: "0" * 64)
+    (tmp_path / "surg" / f"{kept.name[:-8]}{'0' * 8}").write_text("in the way of the export that is asked for")
+    with pytest.raises(ServerError, match="could not be exported"):
+        shipped.shipped_repository()

@@ -79,9 +79,7 @@ def toy_model(path: Path, *, scale: float = 1.0, slow: bool = False) -> Path:
     return path
 
 
-def toy_repository(
-    folder: Path, *, slow: bool = False, scale: float = 1.0, max_queue_size: int = 64
-) -> tuple[Path, np.ndarray]:
+def toy_repository(folder: Path, *, slow: bool = False, scale: float = 1.0, max_queue_size: int = 0) -> tuple[Path, np.ndarray]:
     """A published repository and one clip for it."""
     model = toy_model(folder / f"toy-{scale}.onnx", scale=scale, slow=slow)
     queue = QueueConfig(max_queue_size=max_queue_size)

@@ -143,4 +143,6 @@ def alike(rows: list[dict[str, Any]]) -> bool:
 
 
 def join(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(rows) == 1:
+        return rows[0]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
