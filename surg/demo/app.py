@@ -43,6 +43,7 @@ button[role="tab"][aria-selected="true"] { color: #1d4ed8 !important; }
 HEAD = """<style>
 .gradio-container > .main { max-width: 1240px !important; margin: auto; }
 @media (max-width: 640px) { .gradio-container > .main > .wrap { padding: .5rem !important; } }
+body:not(.unplayable:has(#player video)) #unplayable { display: none; }
 </style>"""
 # Moves the player when a moment is chosen on the timeline.
 SEEK = "(time) => { const video = document.querySelector('#player video'); if (video && time >= 0) { video.currentTime = time; video.pause(); } return time; }"
@@ -55,6 +56,18 @@ ROLES = """() => {
   new MutationObserver(later).observe(document.body, { childList: true, subtree: true });
   named();
 }"""
+# Browsers play less than we read: of MPEG-2, HEVC or ProRes they show nothing, and Gradio calls that an error.
+PLAYABLE = """() => {
+  const ofPlayer = (event) => event.target instanceof HTMLVideoElement && event.target.closest('#player');
+  const mark = (unplayable) => document.body.classList.toggle('unplayable', unplayable);
+  document.addEventListener('error', (event) => { if (ofPlayer(event)) { event.stopImmediatePropagation(); mark(true); } }, true);
+  document.addEventListener('loadstart', (event) => { if (ofPlayer(event)) mark(false); }, true);
+}"""
+JS = f"() => {{ ({ROLES})(); ({PLAYABLE})(); }}"
+UNPLAYABLE = (
+    "Your browser cannot play this kind of video. If a picture of it appears in step 2, surg can read it, and everything else "
+    "works: the timeline, the picture of each moment, and an annotated video that plays."
+)
 EMPTY = "Nothing analysed yet."
 HEADING = """<header class="heading"><h1>surg</h1>
 <p>What a video world model sees in the operating room: motion, breaches of the sterile zone, surprise.</p>
@@ -111,6 +124,7 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
                 visible=bool(examples),
             )
             video = gr.Video(label="Video", elem_id="player", sources=["upload"], include_audio=True, height=360, buttons=[])
+            gr.HTML(f'<p role="status">{UNPLAYABLE}</p>', elem_id="unplayable")
         with gr.Column(scale=2, min_width=300):
             _step("2 · Mark the sterile zone, if it is a room")
             picture = gr.Image(
@@ -191,8 +205,13 @@ def _clip_tab(page: Page, examples: Sequence[Example]) -> None:
         if visit.analysis is not None and path is not None and visit.video == Path(path):
             return (gr.skip(),) * 10
         zone = next((example.zone for example in examples if path is not None and example.matches(Path(path))), None)
-        image = _or_sentence(lambda: page.open_video(visit, path, zone))
-        fresh = (_status(EMPTY), timeline.draw(None), "", gr.update(visible=False), None, None, gr.update(interactive=False))
+        image, words = None, EMPTY
+        try:
+            image = page.open_video(visit, path, zone)
+        except Exception as error:  # noqa: BLE001 - not raised, for what is shown of the video before must go all the same
+            words = escape(sentence(error))
+            gr.Warning(words)
+        fresh = (_status(words), timeline.draw(None), "", gr.update(visible=False), None, None, gr.update(interactive=False))
         return image, write_corners(visit.corners), page.usual_stride(visit), *fresh
 
     def chosen_example(title: str | None) -> str | None:

@@ -59,7 +59,7 @@ def launch(
             len(known),
         )
 
-        from surg.demo.app import CSS, HEAD, MAX_UPLOAD, ROLES, build, theme
+        from surg.demo.app import CSS, HEAD, JS, MAX_UPLOAD, build, theme
         from surg.demo.pages import Page
 
         page = Page(client, known, other)
@@ -73,7 +73,7 @@ def launch(
             quiet=True,
             css=CSS,
             head=HEAD,
-            js=ROLES,
+            js=JS,
             theme=theme(),
             max_file_size=MAX_UPLOAD,
             allowed_paths=[str(FOLDER)],

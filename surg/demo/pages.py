@@ -84,6 +84,7 @@ class Page:
             info = probe(visit.video)
             visit.frame = read_frames(visit.video, [min(0.5, info.duration_s / 2)])[0]
         except SurgError:
+            visit.corners = []
             self.visits.show(visit, None)
             raise
         return self.zone_picture(visit)

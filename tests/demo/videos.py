@@ -39,3 +39,16 @@ def looped(source: Path, path: Path, seconds: float) -> Path:
                 copy.duration = packet.duration
                 long.mux(copy)
     return path
+
+
+def recoded(source: Path, path: Path, codec: str) -> Path:
+    """The same pictures in another coding, as recorders of operating rooms write them."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        pictures = given.streams.video[0]
+        stream = made.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = pictures.width, pictures.height, "yuv420p"
+        for number, picture in enumerate(given.decode(pictures)):
+            picture.pts, picture.time_base = number, 1 / stream.codec_context.framerate
+            made.mux(stream.encode(picture))
+        made.mux(stream.encode())
+    return path
