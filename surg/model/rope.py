@@ -41,7 +41,7 @@ class RotaryTables:
     """Side in patches that h and w positions are stretched onto; None counts patches."""
     scale_to: int | None = None
     """As `stretch_to`, but by the ratio of the sides (V-JEPA 2-AC) instead of from first to last patch."""
-    _kept: dict[tuple[Grid, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _kept: dict[tuple[Grid, torch.device, torch.dtype, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def at(self, grid: Grid, ids: Tensor | None, device: torch.device, dtype: torch.dtype) -> RopeTable:
         """Tables for the tokens `ids` (B, N) of a grid, or for all of them in order."""
@@ -51,7 +51,8 @@ class RotaryTables:
         return RopeTable(cos[ids][:, :, None], sin[ids][:, :, None])
 
     def _full(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        key = (grid, device, dtype)
+        # What inference mode makes cannot be kept for a backward pass.
+        key = (grid, device, dtype, torch.is_inference_mode_enabled())
         if key not in self._kept:
             cos, sin = (torch.from_numpy(table).to(device, dtype) for table in self._compute(grid))
             if torch.compiler.is_compiling() or type(cos) is not Tensor:

@@ -107,7 +107,8 @@ class WorldPredictor(nn.Module):
         return math.ceil(horizon_s / self.config.step_s - 1e-9)
 
     def _table(self, steps: int, h: int, w: int, extra: int, x: Tensor) -> tuple[RopeTable, Tensor]:
-        key = (steps, h, w, extra, x.device, compute_dtype(x))
+        # What inference mode makes cannot be kept for a backward pass.
+        key = (steps, h, w, extra, x.device, compute_dtype(x), torch.is_inference_mode_enabled())
         if key not in self._tables:
             built = tuple(table.to(x.device) for table in self._build(steps, h, w, extra, compute_dtype(x)))
             if len(self._tables) >= 16:

@@ -158,6 +158,15 @@ def test_tables_are_computed_once_per_grid_and_not_saved(encoder: Encoder) -> No
     assert not any("rotary" in key or "order" in key for key in encoder.state_dict())
 
 
+def test_a_model_that_was_used_in_inference_mode_can_be_trained(encoder: Encoder) -> None:
+    clip = torch.randn(1, 3, 4, 32, 32)
+    with torch.inference_mode():
+        before = encoder(clip)
+    after = encoder(clip)
+    after.sum().backward()
+    assert torch.equal(before, after)
+
+
 @torch.no_grad()
 def test_an_exported_program_gives_the_same_tokens(encoder: Encoder) -> None:
     clip = torch.randn(1, 3, 4, 32, 32)

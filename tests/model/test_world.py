@@ -51,6 +51,15 @@ def test_actions_and_states_matter(world: WorldPredictor, which: int) -> None:
     assert not torch.allclose(before, world(tokens, *said, PLANE))
 
 
+def test_a_model_that_was_used_in_inference_mode_can_be_trained(world: WorldPredictor) -> None:
+    given = inputs(2)
+    with torch.inference_mode():
+        before = world(*given, PLANE)
+    after = world(*given, PLANE)
+    after.sum().backward()
+    assert torch.equal(before, after)
+
+
 @torch.no_grad()
 def test_the_camera_token_is_optional_and_matters(world: WorldPredictor) -> None:
     tokens, actions, states = inputs(2)
