@@ -1,7 +1,7 @@
 """Our file format: one safetensors file whose header holds the settings, so that a file rebuilds its own models.
 
     header   surg_format "1" · config: JSON, settings of each part · meta: JSON, what the file was trained for and on
-             surg_stored "fp16", if the numbers were rounded to halve the file: they are computed with in fp32
+             surg_stored "fp16", if the numbers were rounded to halve the file
     tensors  encoder.*   predictor.*   world.*   head.action.*   head.sterility.*   head.motion_aux.*
 
 Parts are written one tensor after another, so saving a model costs no second copy of it in memory.
@@ -33,6 +33,7 @@ DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -93,14 +94,14 @@ def load_bundle(path: Path) -> Bundle:
     states: dict[str, dict[str, Tensor]] = {name: {} for name in modules}
     strays = []
     with _opened(path) as file:
-        halved = (file.metadata() or {}).get("surg_stored") == "fp16"
         for key in keys:
             name = next((name for name in names if key.startswith(f"{name}.")), None)
             if name is None:
                 strays.append(key)
             else:
                 tensor = file.get_tensor(key)
-                states[name][key[len(name) + 1 :]] = tensor.float() if halved and tensor.is_floating_point() else tensor
+                # Rounded to halve the file, or converted from such a file: computed with in fp32 either way.
+                states[name][key[len(name) + 1 :]] = tensor.float() if tensor.dtype in HALVES else tensor
     if strays:
         raise CheckpointError(f"{path} holds tensors that belong to no part of its own header: {', '.join(strays[:5])}.")
     for name, module in modules.items():

@@ -225,6 +225,15 @@ def test_bare_safetensors_and_half_precision_files_load_as_float32(tmp_path: Pat
     assert again.config.num_heads == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_converted_from_half_precision_computes_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    tree = {f"module.backbone.{key}": value.to(dtype) for key, value in Encoder(encoder_config("nano")).state_dict().items()}
+    torch.save({"target_encoder": tree}, tmp_path / "half.pt")
+    convert(tmp_path / "half.pt", tmp_path / "ours.safetensors", model="nano")
+    encoder = load_bundle(tmp_path / "ours.safetensors").part("encoder")
+    assert encoder(torch.randn(1, 3, 4, 32, 32)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["nano", "tiny", "vitb-2.1"])
 def test_sizes_of_the_zoo_are_read_back_from_their_tensors(tmp_path: Path, name: str) -> None:
     with torch.device("meta"):
