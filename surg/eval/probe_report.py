@@ -11,7 +11,7 @@ from surg.eval.probe_action import Outcome, ProbeActionConfig
 from surg.eval.results import Metric, Result, Table
 from surg.metrics.bootstrap import how_far_to_trust
 from surg.metrics.calibration import reliability
-from surg.metrics.comparison import compare_paired, holm
+from surg.metrics.comparison import Comparison, compare_paired, holm
 
 
 def summarise(
@@ -92,7 +92,7 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
             pairs.append((lead, p))
     if not pairs:
         return []
-    found = [compare_paired(a.right, b.right, a.cases, seed=config.seed) for a, b in pairs]
+    found = [_paired(a, b, config.seed) for a, b in pairs]
     adjusted = holm([comparison.permutation.p for comparison in found])
     rows = []
     for (a, b), comparison, p in zip(pairs, found, adjusted):
@@ -109,6 +109,12 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
         "Holm over this table. `could see` is the true difference that these cases find with 80 % power."
     )
     return [Table("Differences in top-1", ["pair", "test", "difference", "p", "p (Holm)", "could see", "p < 0.05"], rows, note)]
+
+
+def _paired(a: Predictions, b: Predictions, seed: int) -> Comparison:
+    # Tables may stand in different orders (several windows a clip), and one may lack a clip that could not be read.
+    _, left, right = np.intersect1d(a.clips, b.clips, return_indices=True)
+    return compare_paired(a.right[:, left], b.right[:, right], a.cases[left], seed=seed)
 
 
 def _lead(predictions: list[Predictions], arms: Sequence[str], test: str) -> Predictions:

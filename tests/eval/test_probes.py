@@ -7,9 +7,10 @@ import pytest
 
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.errors import DataError
+from surg.eval.classification import Predictions
 from surg.eval.features import FeatureConfig
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action, read_task
-from surg.eval.probe_report import summarise
+from surg.eval.probe_report import _differences, summarise
 from surg.eval.probes import ProbeConfig, Split3, run_probe
 from surg.eval.report import write_report
 from surg.eval.results import Result
@@ -89,6 +90,24 @@ def test_the_whole_yardstick_on_generated_motion(checkpoint: Path, motion_manife
     assert 'src="http' not in report
     for plot in result.plots:
         assert (tmp_path / "plots" / f"{plot.stem}.svg").stat().st_size > 1000
+
+
+def test_arms_are_paired_by_clip_whatever_their_order_and_what_they_lack() -> None:
+    rng = np.random.default_rng(0)
+    clips, cases = np.array([f"clip{i:02d}" for i in range(40)]), np.repeat(np.arange(8), 5).astype(str)
+    truth = rng.integers(0, 2, 40)
+    lead = np.eye(2)[np.where(rng.random(40) < 0.8, truth, 1 - truth)][None]
+    base = np.eye(2)[np.where(rng.random(40) < 0.5, truth, 1 - truth)][None]
+
+    def differences(order: np.ndarray) -> list[list[str]]:
+        found = [Predictions("model", "linear", "test", lead, truth, cases, clips, {})]
+        found.append(
+            Predictions("majority class", "none", "test", base[:, order], truth[order], cases[order], clips[order], {})
+        )
+        return _differences(found, ["model"], ProbeActionConfig(probes=("linear",)))[0].rows
+
+    assert differences(rng.permutation(40)) == differences(np.arange(40))
+    assert differences(np.arange(39))[0][2] != differences(np.arange(40))[0][2]
 
 
 def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> None:
