@@ -165,19 +165,25 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
                 f"No clip of split `{split}` carries the label `{config.label}`.\n"
                 f"Split by case first: surg data split {data.path}    or name another label: --label NAME"
             )
-    extra = {
-        name: {str(clip.labels[config.label]) for clip in manifest.clips() if config.label in clip.labels}
-        for name, manifest in tests.items()
-    }
+    if len(seen["train"]) < 2:
+        raise DataError(
+            f"All train clips have the same `{config.label}` ({min(seen['train'])}): there is nothing to tell apart.\n"
+            "Name another label: --label NAME"
+        )
+    labelled = {name: [clip for clip in manifest.clips() if config.label in clip.labels] for name, manifest in tests.items()}
+    extra = {name: {str(clip.labels[config.label]) for clip in clips} for name, clips in labelled.items()}
     for name, labels in {"val": seen["val"], "test": seen["test"], **extra}.items():
         if not labels:
             raise DataError(f"No clip of test set `{name}` carries the label `{config.label}`.")
         if labels - seen["train"]:
             raise DataError(f"`{name}` holds classes that train has not: {', '.join(sorted(labels - seen['train']))}.")
     warnings = []
-    leaks = (cases["train"] | cases["val"]) & cases["test"]
-    if leaks:
-        message = f"{len(leaks)} cases stand in test and in train or val: the score counts remembering patients as skill."
+    held = {"test": cases["test"], **{name: {clip.case for clip in clips} for name, clips in labelled.items()}}
+    for name, own in held.items():
+        leaks = (cases["train"] | cases["val"]) & own
+        if not leaks:
+            continue
+        message = f"{len(leaks)} cases stand in {name} and in train or val: the score counts remembering patients as skill."
         if not config.allow_shared_cases:
             raise DataError(
                 f"{message}\nSplit by case: surg data split {data.path}    or go on and say so: --set allow_shared_cases=true"

@@ -124,3 +124,10 @@ def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> No
     unseen = write_manifest(tmp_path / "u.parquet", [*rows[:3], clip("d", "test", "z")])
     with pytest.raises(DataError, match="classes that train has not: z"):
         read_task(unseen, {}, ProbeActionConfig())
+    again = write_manifest(tmp_path / "again.parquet", rows[:2])
+    clean = write_manifest(tmp_path / "clean.parquet", [*rows[:3], clip("d", "test", "x")])
+    with pytest.raises(DataError, match="2 cases stand in elsewhere and in train or val"):
+        read_task(clean, {"elsewhere": again}, ProbeActionConfig())
+    one = write_manifest(tmp_path / "one.parquet", [clip("a", "train", "x"), clip("c", "val", "x"), clip("d", "test", "x")])
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        read_task(one, {}, ProbeActionConfig())
