@@ -87,14 +87,19 @@ def interval(
 ) -> Interval:
     """Estimate with its interval over cases; `method` None takes BEST_METHOD.
 
-    `bounds` are what the statistic can be at all; ends beyond them are cut, which costs no coverage. With one case there is no interval: low and high are nan. Repeats in which the statistic is undefined (nan) are left out.
+    `bounds` are what the statistic can be at all; ends beyond them are cut, which costs no coverage. With one case there is no interval: low and high are nan.
+    So it is for `t` where the statistic hangs on one case: left out, it is undefined. Repeats in which it is undefined are left out.
+    Where every case agrees on a bound (all right, none found) the interval is that of Clopper & Pearson (1934) over cases, not of no width.
     """
     method = method or BEST_METHOD
     estimate = float(statistic(np.ones((1, cases)))[0])
     if cases < 2:
         return Interval(estimate, float("nan"), float("nan"), level, method, cases)
     if method == "t":
-        half = stats.t.ppf((1 + level) / 2, cases - 1) * jackknife_error(statistic, cases)
+        error = jackknife_error(statistic, cases)
+        if error < 1e-9 and np.isfinite(bounds).all() and np.isclose(estimate, bounds).any():
+            return Interval(estimate, *_all_agree(estimate, bounds, cases, level), level, method, cases)
+        half = stats.t.ppf((1 + level) / 2, cases - 1) * error
         low, high = np.clip([estimate - half, estimate + half], *bounds)
         return Interval(estimate, float(low), float(high), level, method, cases)
     drawn = statistic(draw_cases(cases, repeats, np.random.default_rng(seed)))
@@ -106,6 +111,13 @@ def interval(
         ends = bca_ends(drawn, estimate, jackknife(statistic, cases), ends)
     low, high = np.quantile(drawn, ends)
     return Interval(estimate, float(low), float(high), level, method, cases)
+
+
+def _all_agree(estimate: float, bounds: tuple[float, float], cases: int, level: float) -> tuple[float, float]:
+    low, high = bounds
+    # The share of cases unlike these that would still leave none among so many in (1 - level) / 2 of the draws.
+    unseen = (high - low) * (1 - ((1 - level) / 2) ** (1 / cases))
+    return (low, low + unseen) if np.isclose(estimate, low) else (high - unseen, high)
 
 
 def bca_ends(drawn: Floats, estimate: float, leave_one_out: Floats, ends: Floats) -> Floats:
@@ -129,10 +141,9 @@ def jackknife(statistic: Statistic, cases: int) -> Floats:
 
 
 def jackknife_error(statistic: Statistic, cases: int) -> float:
-    """Standard error over cases."""
+    """Standard error over cases; nan when the statistic is undefined without one of them."""
     values = jackknife(statistic, cases)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
+    if len(values) < 2 or not np.isfinite(values).all():
         return float("nan")
     return float(np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2)))
 

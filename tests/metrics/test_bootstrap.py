@@ -96,6 +96,31 @@ def test_an_interval_of_a_share_ends_at_its_bounds() -> None:
     assert (found.low, found.high, found.method) == (0, 1, BEST_METHOD)
 
 
+def test_cases_that_all_agree_on_a_bound_have_an_interval_of_some_width() -> None:
+    # Clopper & Pearson: all of 5 right, two-sided 95 %.
+    exact = stats.binomtest(5, 5).proportion_ci(method="exact")
+    every = interval(ratio_of_sums(np.full(5, 4.0), np.full(5, 4.0)), 5, bounds=(0, 1))
+    assert (every.low, every.high) == (pytest.approx(exact.low), 1.0)
+    none = interval(ratio_of_sums(np.zeros(5), np.full(5, 4.0)), 5, bounds=(0, 1))
+    assert (none.low, none.high) == (0.0, pytest.approx(1 - exact.low))
+    rng = np.random.default_rng(0)
+    draws = [rng.binomial(1, 0.9, 10) for _ in range(500)]
+    found = [interval(ratio_of_sums(draw, np.ones(10)), 10, bounds=(0, 1)) for draw in draws]
+    assert np.mean([one.low <= 0.9 <= one.high for one in found]) > 0.94
+
+
+def test_a_statistic_that_hangs_on_one_case_has_no_interval() -> None:
+    cases = np.repeat(np.arange(6), 4)
+    y = (cases == 2) & (np.arange(24) % 2 == 0)
+
+    def mean_of_positives(rows: np.ndarray) -> float:
+        return float(rows[y[rows]].mean()) if y[rows].any() else float("nan")
+
+    found = interval(row_statistic(mean_of_positives, cases), 6)
+    assert found.estimate == 9.0
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_sign_flips_of_darwins_maize() -> None:
     # Fisher (1935), The Design of Experiments, section 21: 15 pairs of Darwin's plants; 1726 of 32768 sign flips, so p = 0.0527.
     differences = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
