@@ -18,7 +18,7 @@ from surg.errors import DataError
 from surg.eval.backends import Backend
 from surg.eval.results import Metric
 from surg.eval.takes import Scored, WatchConfig, read_takes, score_takes
-from surg.metrics.bootstrap import interval, row_statistic
+from surg.metrics.bootstrap import Statistic, interval, row_statistic
 from surg.metrics.calibration import expected_calibration_error
 from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Take, Tolerance, event_curve, pool, recall_at
 from surg.metrics.detection import score_takes as match_takes
@@ -197,9 +197,15 @@ def area(function: Area, y: Floats, s: Floats, cases: npt.NDArray[np.str_], conf
     """An area under a curve with its interval over cases."""
     if len(set(y.tolist())) < 2:
         return Metric(float("nan"))
-    count = len(set(cases.tolist()))
     statistic = row_statistic(lambda rows: function(y[rows], s[rows]), cases)
-    return Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
+    return area_metric(statistic, y, cases, config)
+
+
+def area_metric(statistic: Statistic, y: Floats, cases: npt.NDArray[np.str_], config: SterilityConfig) -> Metric:
+    """A statistic of rows in two kinds with its interval; the kind that stands in fewer cases says how much is known."""
+    count = len(set(cases.tolist()))
+    telling = min(len(set(cases[y == kind].tolist())) for kind in (0, 1))
+    return Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1), telling=telling))
 
 
 def average_precision(y: Floats, s: Floats, weights: Floats | None = None) -> float:

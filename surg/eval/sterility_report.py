@@ -15,6 +15,7 @@ from surg.eval.sterility import (
     SterilityConfig,
     Verdict,
     area,
+    area_metric,
     average_precision,
     baseline_scores,
     choose_threshold,
@@ -241,8 +242,7 @@ def _clips(test: list[Scored], config: SterilityConfig, result: Result, folder: 
     weights = composition(y, events, config.near_misses)
     if weights is not None:
         statistic = row_statistic(lambda picked: average_precision(y[picked], s[picked], weights[picked]), cases)
-        count = len(set(cases.tolist()))
-        balanced = Metric.of(interval(statistic, count, repeats=config.repeats, seed=config.seed, bounds=(0, 1)))
+        balanced = area_metric(statistic, y, cases, config)
         result.metrics["clips/balanced_auprc"] = balanced
         rows.append(["half breaches, a quarter near misses", str(len(y)), "0.500", str(balanced), "–", "–"])
         result.protocol.append(

@@ -84,11 +84,13 @@ def interval(
     repeats: int = 4000,
     seed: int = 0,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    telling: int | None = None,
 ) -> Interval:
     """Estimate with its interval over cases; `method` None takes BEST_METHOD.
 
     `bounds` are what the statistic can be at all; ends beyond them are cut, which costs no coverage. With one case there is no interval: low and high are nan.
     So it is for `t` where the statistic hangs on one case: left out, it is undefined. Repeats in which it is undefined are left out.
+    `telling`: of how many cases Student's t has its degrees of freedom, where few of them decide: those with a breach, for an area under a curve.
     Where every case agrees on a bound (all right, none found) the interval is that of Clopper & Pearson (1934) over cases, not of no width.
     """
     method = method or BEST_METHOD
@@ -96,10 +98,12 @@ def interval(
     if cases < 2:
         return Interval(estimate, float("nan"), float("nan"), level, method, cases)
     if method == "t":
-        error = jackknife_error(statistic, cases)
+        error, telling = jackknife_error(statistic, cases), min(telling or cases, cases)
+        if telling < 2:
+            return Interval(estimate, float("nan"), float("nan"), level, method, cases)
         if error < 1e-9 and np.isfinite(bounds).all() and np.isclose(estimate, bounds).any():
-            return Interval(estimate, *_all_agree(estimate, bounds, cases, level), level, method, cases)
-        half = stats.t.ppf((1 + level) / 2, cases - 1) * error
+            return Interval(estimate, *_all_agree(estimate, bounds, telling, level), level, method, cases)
+        half = stats.t.ppf((1 + level) / 2, telling - 1) * error
         low, high = np.clip([estimate - half, estimate + half], *bounds)
         return Interval(estimate, float(low), float(high), level, method, cases)
     drawn = statistic(draw_cases(cases, repeats, np.random.default_rng(seed)))
