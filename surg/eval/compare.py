@@ -30,10 +30,12 @@ def compare(runs: Sequence[Path], folder: Path) -> Result:
     out.tables.append(Table("Metrics", ["metric", *results], rows))
     for run, result in results.items():
         out.metrics |= {f"{run}/{name}": metric for name, metric in result.metrics.items()}
-    data = {str(result.evidence.get("data_fingerprint")) for result in results.values()}
-    if len(data) > 1:
+    if len({_data_of(result) for result in results.values()}) > 1:
         out.warnings.append("The runs were made on different data; their numbers are not comparable.")
-    paired = _paired(runs)
+    titles = list(dict.fromkeys(result.title for result in results.values()))
+    if len(titles) > 1:
+        out.warnings.append(f"The runs judge different things ({'; '.join(titles)}); their numbers are not comparable.")
+    paired = _paired(runs) if len(titles) == 1 else None
     if paired:
         out.tables.append(paired)
     shown = [
@@ -50,6 +52,13 @@ def compare(runs: Sequence[Path], folder: Path) -> Result:
 def name_of(run: Path) -> str:
     path = Path(run).resolve()
     return path.name if path.is_dir() else path.parent.name
+
+
+def _data_of(result: Result) -> tuple[str, str]:
+    """Fingerprints of what a run was made on; a retrieval's are those of its features."""
+    evidence = result.evidence
+    own = evidence.get("data_fingerprint") or evidence.get("features", {}).get("data_fingerprint")
+    return str(own), str(evidence.get("takes_fingerprint"))
 
 
 def _paired(runs: Sequence[Path]) -> Table | None:

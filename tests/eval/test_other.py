@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,24 @@ def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -
     Result("retrieval", "R").write(tmp_path / "three")
     with pytest.raises(DataError, match="different kinds"):
         compare([tmp_path / "one", tmp_path / "three"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "evidence"),
+    [
+        ("retrieval", "R", {"features": {"data_fingerprint": "b"}}),
+        ("sterility", "R", {"features": {"data_fingerprint": "a"}, "takes_fingerprint": "t"}),
+        ("probe-action", "other label", {"features": {"data_fingerprint": "a"}}),
+    ],
+)
+def test_runs_on_other_data_or_of_another_label_are_not_comparable(
+    kind: str, title: str, evidence: dict[str, Any], tmp_path: Path
+) -> None:
+    Result(kind, "R", evidence={"features": {"data_fingerprint": "a"}}).write(tmp_path / "one")
+    Result(kind, "R", evidence={"features": {"data_fingerprint": "a"}}).write(tmp_path / "same")
+    Result(kind, title, evidence=evidence).write(tmp_path / "two")
+    assert not compare([tmp_path / "one", tmp_path / "same"], tmp_path).warnings
+    assert "not comparable" in compare([tmp_path / "one", tmp_path / "two"], tmp_path).warnings[0]
 
 
 def test_parity_of_a_backend_with_itself_is_exact(checkpoint: Path, motion_manifest: Path) -> None:
