@@ -46,6 +46,8 @@ def deidentify(
         out_of_body=out_of_body.value, overlay=overlay.value, outside=OutOfBodyConfig(threshold=threshold)
     )
     done = deidentify_all(inputs, out, config, faces=faces, keep_names=keep_names, workers=workers, max_failed=max_failed)
+    for name, error in done.failed:
+        typer.echo(f"failed: {name}: {error}", err=True)
     typer.echo(done.summary())
     typer.echo(f"Wrote {done.report}" + (f" and {done.manifest}" if done.manifest else "") + ".")
     if done.names:

@@ -103,7 +103,8 @@ def deidentify_all(
             "settings": config.model_dump(mode="json"),
             "faces": faces is not None,
             "videos": {name: asdict(finding) for name, finding in findings.items()},
-            "failed": dict(report.failed),
+            # The kind alone: what an error says in full names the original.
+            "failed": {name: error.partition(":")[0] for name, error in report.failed},
         },
     )
     if report.failed_share > max_failed:

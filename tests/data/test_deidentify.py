@@ -336,6 +336,14 @@ def test_a_video_that_fails_is_listed_and_the_others_are_done(tmp_path: Path) ->
     assert len(json.loads(done.report.read_text())["failed"]) == 1
 
 
+def test_the_report_does_not_name_an_original_that_failed(tmp_path: Path) -> None:
+    collection(tmp_path / "in")
+    (tmp_path / "in/mueller_hans.mp4").write_bytes(b"no video")
+    done = deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(), workers=1, max_failed=0.5)
+    assert "mueller" not in done.report.read_text()
+    assert list(json.loads(done.report.read_text())["failed"].values()) == ["DataError"]
+
+
 def test_copies_do_not_go_where_the_originals_are(tmp_path: Path) -> None:
     collection(tmp_path / "in")
     with pytest.raises(ConfigError, match="originals lie in"):
