@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,6 +37,8 @@ class Deidentified:
     report: Path
     manifest: Path | None
     names: Path | None
+    folders: tuple[str, ...] = ()
+    """Labels and meta of the new manifest whose values are still folders or names of originals."""
 
     def summary(self) -> str:
         total = sum(finding.duration_s for finding in self.findings.values())
@@ -52,6 +55,11 @@ class Deidentified:
         ]
         if untold:
             lines.append(f"{untold} videos stand still or are short: whether text is burnt in could not be told. Look at them.")
+        if self.folders:
+            lines.append(
+                f"{', '.join(self.folders)} in the manifest still tell folders of the originals. Where those name people, index "
+                "with --set labels=none, or take them out."
+            )
         if self.failed:
             lines.append(f"{len(self.failed)} videos failed; they are listed in {self.report.name}")
         return "\n".join(lines)
@@ -117,7 +125,10 @@ def deidentify_all(
         cases = None if keep_names else _random_names(names_file, "case", dict.fromkeys(clip.case for clip in manifest.clips()))
         # A leak stays a leak. Other notes and the timeline may name what was taken away.
         leak = {"leak": manifest.notes["leak"]} if manifest.notes.get("leak") else {}
-        write_manifest(done.manifest, _rewritten(manifest, names, rows, findings, cases), leak)
+        folders: set[str] = set()
+        masks = None if keep_names else _copied_masks(manifest, names, findings, out / "masks", names_file)
+        write_manifest(done.manifest, _rewritten(manifest, names, rows, findings, cases, masks, folders), leak)
+        done = dataclasses.replace(done, folders=tuple(sorted(folders)))
     return done
 
 
@@ -138,13 +149,68 @@ def _finding(values: dict[str, Any]) -> Finding:
 
 
 def _rewritten(
-    manifest: Manifest, names: Names, rows: dict[str, tuple[str, Any]], findings: dict[str, Finding], cases: Names | None
+    manifest: Manifest,
+    names: Names,
+    rows: dict[str, tuple[str, Any]],
+    findings: dict[str, Finding],
+    cases: Names | None,
+    masks: Names | None,
+    folders: set[str],
 ) -> Iterator[Clip]:
+    """`folders` is filled with the labels and meta that still tell a part of an original's path."""
+    telling = _telling_cases(manifest) if cases else set()
     for clip in manifest.clips():
         name = names[clip.video]
         if name in findings:
             copy = deidentified(clip, Path(rows[name][0]).absolute(), findings[name])
-            yield dataclasses.replace(copy, case=cases[clip.case]) if cases else copy
+            if cases is None:
+                yield copy
+                continue
+            labels = {key: value for key, value in copy.labels.items() if key not in telling}
+            meta = {key: value for key, value in copy.meta.items() if key not in telling}
+            parts = {*Path(clip.video).parts, Path(clip.video).stem}
+            folders.update(key for key, value in (*labels.items(), *meta.items()) if value in parts)
+            masks_copy = masks[clip.masks] if masks and clip.masks else None
+            yield dataclasses.replace(copy, case=cases[clip.case], labels=labels, meta=meta, masks=masks_copy)
+
+
+def _telling_cases(manifest: Manifest) -> set[str]:
+    """Labels and meta that say which case a clip is of, on every clip that has them: the patient's folder, a take, a trial."""
+    told: dict[str, bool] = {}
+    same: dict[str, bool] = {}
+    seen: dict[str, set[str]] = {}
+    for clip in manifest.clips():
+        bare = clip.case.rpartition("/")[2]
+        for key, value in (*clip.labels.items(), *clip.meta.items()):
+            text = value if isinstance(value, str) else ""
+            told[key] = told.get(key, True) and bare in text
+            same[key] = same.get(key, True) and text in (bare, clip.case)
+            seen.setdefault(key, set()).add(clip.case)
+    # A short name of the only case may stand in a word by chance.
+    return {key for key in told if same[key] or (told[key] and len(seen[key]) > 1)}
+
+
+def _copied_masks(manifest: Manifest, names: Names, findings: dict[str, Finding], folder: Path, names_file: Path) -> Names:
+    """{original: copy}; where masks lie, and what they are called, often names the patient."""
+    originals = dict.fromkeys(clip.masks for clip in manifest.clips() if clip.masks and names[clip.video] in findings)
+    copies = {}
+    for original, name in _random_names(names_file, "masks", originals).items():
+        source = Path(original)
+        if original in originals and source.exists():
+            copies[original] = str((folder / name).absolute()) + ("" if source.is_dir() else source.suffix)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, _emptied(Path(copies[original])))
+    missing = next((original for original in originals if original not in copies), None)
+    if missing is not None:
+        raise DataError(
+            f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out."
+        )
+    return copies
+
+
+def _emptied(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _manifest(inputs: Sequence[Path]) -> Manifest | None:

@@ -309,6 +309,50 @@ def test_a_manifest_becomes_a_manifest_of_copies(tmp_path: Path) -> None:
     assert copies[0].zone[0] == pytest.approx([0.2, 0.2 / finding.crop[3]])
 
 
+def test_what_tells_the_case_goes_and_other_labels_stay(tmp_path: Path) -> None:
+    clips = []
+    for number, name in enumerate(("doe_john", "roe_jane")):
+        video = str(write(tmp_path / f"in/{name}/1.mp4", [tissue(i) for i in range(24)]))
+        labels: dict[str, str | float | int] = {"class": name, "person": f"{name}, 1961", "phase": "cut", "phase_id": number}
+        clips += [Clip(video, second, second + 1.0, name, labels=labels, meta={"take": name, "room": "2"}) for second in (0, 1)]
+    write_manifest(tmp_path / "m.parquet", clips)
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(), workers=1)
+    assert done.manifest is not None
+    copies = list(Manifest.read(done.manifest).clips())
+    assert [clip.labels for clip in copies] == [{"phase": "cut", "phase_id": number} for number in (0, 0, 1, 1)]
+    assert [clip.meta for clip in copies] == [{"room": "2"}] * 4
+
+
+def test_labels_that_are_folders_of_the_originals_are_said(tmp_path: Path) -> None:
+    video = str(write(tmp_path / "in/doe_john/1.mp4", [tissue(i) for i in range(24)]))
+    write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe_john/1", labels={"class": "doe_john", "phase": "cut"})])
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(), workers=1)
+    assert done.folders == ("class",)
+    assert "class in the manifest still tell folders" in done.summary()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_masks_are_copied_under_a_name_that_says_nothing(tmp_path: Path, folder: bool) -> None:
+    video = str(write(tmp_path / "in/doe.mp4", [tissue(i) for i in range(24)]))
+    masks = tmp_path / ("in/doe_masks" if folder else "in/doe.npz")
+    if folder:
+        masks.mkdir()
+        cv2.imwrite(str(masks / "0.png"), np.ones(SIZE, np.uint8))
+    else:
+        np.savez(masks, ids=np.ones((1, *SIZE), np.uint8))
+    write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(masks))])
+    for _ in range(2):
+        done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
+    assert done.manifest is not None
+    (copy,) = Manifest.read(done.manifest).clips()
+    assert copy.masks is not None
+    assert Path(copy.masks).parent == tmp_path / "out/masks"
+    assert Path(copy.masks).is_dir() == folder
+    assert Path(copy.masks).exists()
+    assert "doe" not in Path(copy.masks).name
+    assert b"doe" not in done.manifest.read_bytes()
+
+
 def test_a_crop_asked_for_before_follows_the_crop_that_was_done(labelled: Path, tmp_path: Path) -> None:
     copy, finding = deidentify(labelled, tmp_path / "a", DeidentifyConfig())
     assert finding.crop is not None
