@@ -79,7 +79,8 @@ def deidentify(source: Path, target: Path, config: DeidentifyConfig, detect: Det
     def finished() -> Iterator[tuple[float, Frame]]:
         nonlocal faces
         times: list[float] = []
-        frames = (_painted(time, frame, blanked, boxes, crop, times) for time, frame in _frames(source, fps))
+        blank_dark = config.out_of_body == "blank"
+        frames = (_painted(time, frame, blanked, boxes, crop, times, blank_dark) for time, frame in _frames(source, fps))
         for index, (frame, seen) in enumerate(cover_faces(frames, detect) if detect else ((frame, 0) for frame in frames)):
             faces += seen
             yield times[index], frame
@@ -161,10 +162,13 @@ def _painted(
     boxes: Iterable[Box],
     crop: Box | None,
     times: list[float],
+    blank_dark: bool,
 ) -> Frame:
     times.append(time)
     height, width = frame.shape[:2]
-    out = np.zeros_like(frame) if any(start <= time < end for start, end in blanked) else frame.copy()
+    # A picture that is black but for a few lines, such as a recorder's title, is neither inside nor outside, and may name the patient.
+    hidden = any(start <= time < end for start, end in blanked) or (blank_dark and look(frame).dark)
+    out = np.zeros_like(frame) if hidden else frame.copy()
     for x0, y0, x1, y1 in boxes:
         out[math.floor(y0 * height) : math.ceil(y1 * height), math.floor(x0 * width) : math.ceil(x1 * width)] = 0
     if crop is None:

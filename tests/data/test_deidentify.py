@@ -175,6 +175,19 @@ def test_black_pictures_are_neither_inside_nor_outside() -> None:
     assert stretches_outside(range(5), [black] * 5, OutOfBodyConfig()) == []
 
 
+def test_a_title_on_black_does_not_stay(tmp_path: Path) -> None:
+    """A recorder begins with the patient's name: too few lit pixels to count as a view of anything."""
+    title = np.zeros((*SIZE, 3), np.uint8)
+    cv2.putText(title, "DOE JOHN", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
+    assert look(title).dark
+    source = write(tmp_path / "in.mp4", [title] * 24 + [tissue(i) for i in range(48)])
+    copy, _ = deidentify(source, tmp_path / "a", DeidentifyConfig())
+    assert read_frames(copy, [0.0, 1.0, 2.8]).max() < 20
+    assert read_frames(copy, [3.1]).max() > 100
+    kept, _ = deidentify(source, tmp_path / "b", DeidentifyConfig(out_of_body="keep"))
+    assert read_frames(kept, [1.0]).max() > 100
+
+
 # ------------------------------------------------------------------ burnt-in text
 
 
