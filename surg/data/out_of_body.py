@@ -33,7 +33,7 @@ class OutOfBodyConfig(Config):
     threshold: float = 0.15
     """Score from which a picture counts as inside. Higher finds more of the outside and blanks more of the inside."""
     window_s: float = 1.5
-    """The score is the median over this long, so that a flash or a puff of smoke does not flip it."""
+    """The score is the median over this long, so that a flash or a puff of smoke does not flip it; not at either end."""
     margin_s: float = 1.0
     """Blanked on either side of every stretch outside: the way in and out."""
 
@@ -82,10 +82,12 @@ def stretches_outside(times_s: Sequence[float], looks: Sequence[Look], config: O
     times = np.asarray(times_s, float)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     scores = np.array([np.nan if one.dark else one.score for one in looks])
-    half = max(0, round(config.window_s / step / 2))
+    half = int(config.window_s / step / 2 + 1e-6)
     found: list[tuple[float, float]] = []
     for index, time in enumerate(times):
-        window = scores[max(0, index - half) : index + half + 1]
+        # The first and last looks speak for themselves: a recording begins and ends on the way in and out.
+        inner = half <= index < len(times) - half
+        window = scores[index - half : index + half + 1] if inner else scores[index : index + 1]
         if np.isnan(window).all() or np.nanmedian(window) >= config.threshold:
             continue
         start, end = max(0.0, time - config.margin_s), time + step + config.margin_s

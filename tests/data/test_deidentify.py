@@ -162,6 +162,16 @@ def test_one_flash_does_not_blank() -> None:
     assert stretches_outside(times, looks, OutOfBodyConfig(window_s=0.0, margin_s=0.0)) == [(5.0, 5.5)]
 
 
+@pytest.mark.parametrize(("before", "outside", "after"), [(48, 8, 48), (0, 4, 64), (64, 4, 0)])
+def test_a_short_view_of_the_room_does_not_stay(tmp_path: Path, before: int, outside: int, after: int) -> None:
+    """A second in the middle, half a second at either end, at 8 pictures a second."""
+    frames = [tissue(i) for i in range(before)] + [room(i) for i in range(outside)] + [tissue(i) for i in range(after)]
+    copy, _ = deidentify(write(tmp_path / "in.mp4", frames), tmp_path / "a", DeidentifyConfig(overlay="keep"))
+    shown = greys(copy)
+    assert max(shown[before : before + outside], default=0.0) < 5
+    assert sum(grey > 50 for grey in shown) >= len(frames) - outside - 20
+
+
 def test_a_higher_threshold_blanks_more() -> None:
     pale = (0.5 * tissue(0) + 0.5 * room(0)).astype(np.uint8)
     looks = [look(pale)] * 10
