@@ -64,23 +64,30 @@ class Finding:
         return sum(min(end, self.duration_s) - start for start, end in self.blanked)
 
 
-def deidentify(source: Path, target: Path, config: DeidentifyConfig, detect: Detector | None = None) -> tuple[Path, Finding]:
+def deidentify(
+    source: Path, target: Path, config: DeidentifyConfig, detect: Detector | None = None, *, rate: float | None = None
+) -> tuple[Path, Finding]:
     """Write the copy and return its path (a list of pictures when the source is pictures) and what was done.
 
+    `rate` is how many pictures of a source without times make a second.
     Raises DataError when the source cannot be read or would be overwritten, CheckFailed when the copy still tells something.
     """
     if target.exists() and source.exists() and target.resolve() == source.resolve():
         raise DataError(f"{target} would overwrite the original. Choose another --out.")
-    blanked, boxes, told = _survey(source, config)
+    stills = is_stills(source)
+    rate = rate if stills else None
+    blanked, boxes, told = _survey(source, config, rate)
     crop = crop_without(boxes) if config.overlay == "crop" and boxes else None
-    fps = probe(source).fps or 25.0
+    fps = probe(source, fps=rate).fps or 25.0
     faces = 0
 
     def finished() -> Iterator[tuple[float, Frame]]:
         nonlocal faces
         times: list[float] = []
         blank_dark = config.out_of_body == "blank"
-        frames = (_painted(time, frame, blanked, boxes, crop, times, blank_dark) for time, frame in _frames(source, fps))
+        # A video comes at a constant rate, so that a recording of varying rate keeps its times.
+        read = iter_frames(source, rate if stills else fps)
+        frames = (_painted(time, frame, blanked, boxes, crop, times, blank_dark) for time, frame in read)
         for index, (frame, seen) in enumerate(cover_faces(frames, detect) if detect else ((frame, 0) for frame in frames)):
             faces += seen
             yield times[index], frame
@@ -120,13 +127,13 @@ def _inside(share: float) -> float:
     return min(1.0, max(0.0, share))
 
 
-def _survey(source: Path, config: DeidentifyConfig) -> tuple[list[tuple[float, float]], list[Box], bool]:
+def _survey(source: Path, config: DeidentifyConfig, rate: float | None) -> tuple[list[tuple[float, float]], list[Box], bool]:
     """First pass, at a low rate: when the camera is outside, and where text is burnt in."""
     times: list[float] = []
     looks: list[Look] = []
     kept: list[Frame] = []
     every = 1
-    for index, (time, frame) in enumerate(iter_frames(source, None if is_stills(source) else LOOK_FPS)):
+    for index, (time, frame) in enumerate(iter_frames(source, rate if is_stills(source) else LOOK_FPS)):
         times.append(time)
         looks.append(look(frame))
         if index % every == 0:
@@ -148,11 +155,6 @@ def _small(frame: Frame) -> Frame:
     if width <= 640:
         return frame
     return np.asarray(cv2.resize(frame, (640, round(height * 640 / width)), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _frames(source: Path, fps: float) -> Iterator[tuple[float, Frame]]:
-    # At a constant rate, so that a recording of varying rate keeps its times.
-    return iter_frames(source, None if is_stills(source) else fps)
 
 
 def _painted(
@@ -187,10 +189,10 @@ def _write(source: Path, target: Path, frames: Iterator[tuple[float, Frame]], fp
             yield frame
 
     if not is_stills(source):
-        path = target.with_suffix(".mp4")
+        path, _, _ = copies_at(target)
         write_video(path, counted(), fps, crf=crf)
         return path, count, count / fps
-    folder = target.with_suffix("")
+    _, listing, folder = copies_at(target)
     folder.mkdir(parents=True, exist_ok=True)
     listed: list[tuple[float, Path]] = []
     for index, (time, frame) in enumerate(frames):
@@ -199,8 +201,13 @@ def _write(source: Path, target: Path, frames: Iterator[tuple[float, Frame]], fp
         if not cv2.imwrite(str(picture), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)):
             raise DataError(f"{picture} cannot be written. Is the disk full?")
         listed.append((time, picture))
-    written = write_frame_list(target.with_suffix(".txt"), listed)
+    written = write_frame_list(listing, listed)
     return written.path, written.frames, written.end_s
+
+
+def copies_at(target: Path) -> tuple[Path, Path, Path]:
+    """What a copy may consist of: a video; a list and its folder of pictures. A dot in the name is part of the name."""
+    return target.with_name(target.name + ".mp4"), target.with_name(target.name + ".txt"), target
 
 
 def _tells(path: Path) -> tuple[tuple[str, ...], int]:

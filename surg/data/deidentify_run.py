@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from surg.data import executor
 from surg.data.adapters.files import is_video, videos_under
-from surg.data.deidentify import DeidentifyConfig, Finding, deidentified, deidentify
+from surg.data.deidentify import DeidentifyConfig, Finding, copies_at, deidentified, deidentify
 from surg.data.faces import open_detector
 from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.sources import image_rate
 from surg.errors import ConfigError, DataError
 from surg.runs import atomic_file, write_json
 
@@ -91,9 +92,15 @@ def deidentify_all(
     if len(set(names.values())) < len(names):
         raise ConfigError("Two originals have the same file name, so their copies cannot keep it. Leave out --keep-names.")
     work = partial(_one, folder=str(out / "videos"), config=config, faces=str(faces) if faces else None)
+    rates = {clip.video: image_rate(clip) for clip in manifest.clips()} if manifest else {}
     table = out / "done.parquet"
     report = executor.run(
-        work, [{"video": video, "name": names[video]} for video in videos], table, workers=workers, key=_key, resume=False
+        work,
+        [{"video": video, "name": names[video], "fps": rates.get(video)} for video in videos],
+        table,
+        workers=workers,
+        key=_key,
+        resume=False,
     )
     rows = {row["name"]: (row["copy"], json.loads(row["finding"])) for row in pq.read_table(table).to_pylist()}
     table.unlink()
@@ -132,14 +139,17 @@ def deidentify_all(
     return done
 
 
-def _one(item: dict[str, str], folder: str, config: DeidentifyConfig, faces: str | None) -> dict[str, str]:
+def _one(item: dict[str, Any], folder: str, config: DeidentifyConfig, faces: str | None) -> dict[str, str]:
     detect = open_detector(Path(faces)) if faces else None
-    copy, finding = deidentify(Path(item["video"]), Path(folder) / item["name"], config, detect)
+    # An earlier run's copy was made under other settings: when this run fails, there is none.
+    for earlier in copies_at(Path(folder) / item["name"]):
+        shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink(missing_ok=True)
+    copy, finding = deidentify(Path(item["video"]), Path(folder) / item["name"], config, detect, rate=item["fps"])
     return {"name": item["name"], "copy": str(copy), "finding": json.dumps(asdict(finding))}
 
 
-def _key(item: dict[str, str]) -> str:
-    return item["name"]
+def _key(item: dict[str, Any]) -> str:
+    return str(item["name"])
 
 
 def _finding(values: dict[str, Any]) -> Finding:

@@ -17,6 +17,7 @@ from surg.data.deidentify_run import deidentify_all
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.out_of_body import OutOfBodyConfig, look, stretches_outside
 from surg.data.overlay import crop_without, find_overlay
+from surg.data.sources import probe_clip, read_clip
 from surg.data.video import iter_frames, probe, read_frames
 from surg.errors import ConfigError, DataError
 
@@ -275,6 +276,18 @@ def test_folders_of_pictures_become_pictures_with_their_times(tmp_path: Path) ->
     assert finding.frames == 6
 
 
+def test_pictures_without_times_keep_the_rate_of_their_manifest(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        cv2.imwrite(str(tmp_path / f"in/{index:04d}.png"), tissue(index)[..., ::-1])
+    write_manifest(tmp_path / "m.parquet", [Clip(str(tmp_path / "in"), 0.0, 4.0, "doe", meta={"fps": "10"})])
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="keep"), workers=1)
+    assert done.manifest is not None
+    (copy,) = Manifest.read(done.manifest).clips()
+    assert np.array_equal(read_clip(copy, [2.0])[0][0], tissue(20))
+    assert probe_clip(copy).duration_s == pytest.approx(4.0)
+
+
 # ------------------------------------------------------------------ many videos
 
 
@@ -310,6 +323,22 @@ def test_names_can_be_kept_unless_two_are_the_same(tmp_path: Path) -> None:
     collection(tmp_path / "in/b")
     with pytest.raises(ConfigError, match="same file name"):
         deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(), keep_names=True, workers=1)
+
+
+def test_names_with_dots_are_kept_whole(tmp_path: Path) -> None:
+    for name in ("2026.05.12_a", "2026.05.13_b"):
+        write(tmp_path / f"in/{name}.mp4", [tissue(i) for i in range(24)])
+    deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(), keep_names=True, workers=1)
+    assert sorted(path.name for path in (tmp_path / "out/videos").iterdir()) == ["2026.05.12_a.mp4", "2026.05.13_b.mp4"]
+
+
+def test_a_copy_of_an_earlier_run_does_not_outlive_a_failure(tmp_path: Path) -> None:
+    collection(tmp_path / "in")
+    deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(out_of_body="keep", overlay="keep"), workers=1)
+    (tmp_path / "in/doe_john.mp4").write_bytes(b"no video any more")
+    with pytest.raises(DataError, match="have no copy"):
+        deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(), workers=1)
+    assert len(list((tmp_path / "out/videos").iterdir())) == 1
 
 
 def test_a_manifest_becomes_a_manifest_of_copies(tmp_path: Path) -> None:
