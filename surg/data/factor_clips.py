@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,8 @@ import numpy.typing as npt
 from surg.data.factors import KINDS, FactorConfig, Kind, Tube, apply, find_tubes, saved_interactions, why_not
 from surg.data.manifest import Clip
 from surg.data.segment.masks import Frames, Segmentation
+from surg.data.sources import kept_zone, read_clip
 from surg.data.tracks import Tracks
-from surg.data.video import read_frames
 from surg.errors import DataError
 
 # What a manifest row of a factor clip says in `meta`.
@@ -32,7 +31,7 @@ def plan_factors(clip: Clip, kinds: Sequence[Kind], config: FactorConfig) -> Pla
     """Rows for the factor clips of one segmented clip. Nothing is rendered yet: a row says how."""
     saved = _segmentation(_masks_of(clip))
     tracks = Tracks.of(saved)
-    tubes = find_tubes(tracks, saved_interactions(saved.extra), config, clip.zone)
+    tubes = find_tubes(tracks, saved_interactions(saved.extra), config, kept_zone(clip))
     plan = Plan([], {})
     for kind in kinds:
         reason = why_not(kind, tracks, tubes, config)
@@ -50,13 +49,13 @@ def plan_factors(clip: Clip, kinds: Sequence[Kind], config: FactorConfig) -> Pla
 
 
 def factor_frames(
-    clip: Clip, times_s: Sequence[float] | npt.NDArray[np.float64], config: FactorConfig, **reading: Any
+    clip: Clip, times_s: Sequence[float] | npt.NDArray[np.float64], config: FactorConfig, *, threads: int = 0
 ) -> Frames:
     """The frames of a manifest row at `times_s`, factor composed if the row is one and not on disk already: what a loader calls.
 
-    An ordinary row gives its ordinary frames, so that one loader serves a mix. `reading` goes to `read_frames`.
+    An ordinary row gives its ordinary frames, so that one loader serves a mix.
     """
-    frames = read_frames(clip.video, times_s, **reading)
+    frames, _ = read_clip(clip, times_s, threads=threads)
     kind = factor_kind(clip)
     if kind is None or clip.meta.get(ON_DISK):
         return frames

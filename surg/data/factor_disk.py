@@ -13,7 +13,6 @@ from surg.data.executor import item_key
 from surg.data.factor_clips import ON_DISK, factor_frames, factor_kind
 from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
-from surg.data.motion import stated_fps
 from surg.data.segment.build import sample_times
 from surg.data.segment.masks import Frames
 from surg.errors import DataError
@@ -27,11 +26,12 @@ def render_factor(clip: Clip, config: FactorConfig, fps: float, out: Path) -> di
     kind = factor_kind(clip)
     assert kind is not None, "only rows of plan_factors are rendered"
     times_s = sample_times(clip, fps, MAX_FRAMES)
-    frames = factor_frames(clip, times_s, config, threads=1, fps=stated_fps(clip))
+    frames = factor_frames(clip, times_s, config, threads=1)
     own_fps = 1 / float(times_s[1] - times_s[0]) if len(times_s) > 1 else fps
     path = out / kind / f"{item_key(clip)}.mkv"
     write_lossless(path, frames, own_fps)
-    meta = {key: value for key, value in clip.meta.items() if key != "fps"} | {
+    # The crop is done.
+    meta = {key: value for key, value in clip.meta.items() if key not in ("fps", "crop")} | {
         ON_DISK: "1",
         "from_start_s": f"{clip.start_s:g}",
     }

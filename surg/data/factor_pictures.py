@@ -8,10 +8,9 @@ import numpy as np
 from surg.data.factor_clips import plan_factors
 from surg.data.factors import KINDS, FactorConfig, Tube, apply, pixel_box
 from surg.data.manifest import Clip
-from surg.data.motion import stated_fps
 from surg.data.segment.masks import Frames, Segmentation
+from surg.data.sources import read_clip
 from surg.data.tracks import Track, Tracks
-from surg.data.video import read_frames
 
 TILE = 192
 AGENT, LAYOUT, TUBE_COLOUR = (255, 200, 40), (120, 200, 255), (80, 255, 120)
@@ -20,7 +19,7 @@ AGENT, LAYOUT, TUBE_COLOUR = (255, 200, 40), (120, 200, 255), (80, 255, 120)
 def factor_rows(clip: Clip, saved: Segmentation, config: FactorConfig, columns: int = 2) -> Frames:
     """A strip for one clip: for `columns` moments the original with tracks, D_L, D_A and D_I beside each other."""
     picked = np.linspace(0, len(saved.times_s) - 1, columns + 2).round().astype(int)[1:-1]
-    frames = read_frames(clip.video, saved.times_s[picked], fps=stated_fps(clip))
+    frames, _ = read_clip(clip, saved.times_s[picked])
     tracks = Tracks.of(saved)
     plan = plan_factors(clip, KINDS, config)
     tubes = [Tube.from_json(row.meta["tube"]) for row in plan.clips if "tube" in row.meta]

@@ -14,7 +14,7 @@ from surg.config import Config
 from surg.data.manifest import Clip
 from surg.data.motion_camera import CameraMotion, fit_camera
 from surg.data.motion_flow import DisFlow, Flow, FlowBackend, FlowName, Frames, Gray, flow_backend, to_gray
-from surg.data.video import probe, read_frames
+from surg.data.sources import probe_clip, read_clip
 from surg.errors import DataError
 
 # On the screen, y down. A bin is centred on its direction, so that a movement exactly to the right does not sit on a border.
@@ -115,11 +115,6 @@ def describe_clip(clip: Clip, config: MotionConfig) -> dict[str, Any]:
     return row | {"pairs": len(vectors)} | dict(zip(FEATURES, (float(value) for value in vector)))
 
 
-def stated_fps(clip: Clip) -> float | None:
-    """The rate that a manifest gives for a folder of pictures, which has none of its own."""
-    return float(clip.meta["fps"]) if "fps" in clip.meta else None
-
-
 def resize_short(frame: Frames, size: int) -> Frames:
     """Scale so that the short side has `size` pixels (area averaging, so that fine texture does not turn into false motion)."""
     height, width = frame.shape[:2]
@@ -170,16 +165,16 @@ def clip_runs(clip: Clip, config: MotionConfig) -> Iterator[Iterable[Frames]]:
     duration_s = clip.end_s - clip.start_s
     if duration_s <= 0:
         raise DataError(f"The clip ends at {clip.end_s} s and starts at {clip.start_s} s; motion needs a stretch of video.")
-    info = probe(clip.video, fps=stated_fps(clip))
+    info = probe_clip(clip)
     step_s = 1 / min(config.fps, info.fps) if info.fps > 0 else 1 / config.fps
     # Up to the end, but not past the start of the last frame, which would be shown twice.
     last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
     count = max(2, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
     if count <= config.frames:
-        yield read_frames(clip.video, [clip.start_s + i * step_s for i in range(count)], fps=stated_fps(clip), threads=1)
+        yield read_clip(clip, [clip.start_s + i * step_s for i in range(count)], threads=1)[0]
         return
     for start_s in np.linspace(clip.start_s, clip.end_s - 2 * step_s, config.frames // 2):
-        yield read_frames(clip.video, [float(start_s), float(start_s + step_s)], fps=stated_fps(clip), threads=1)
+        yield read_clip(clip, [float(start_s), float(start_s + step_s)], threads=1)[0]
 
 
 @contextmanager

@@ -16,7 +16,11 @@ def read_clip(
     clip: Clip, times_s: Sequence[float] | npt.NDArray[np.floating[Any]], *, threads: int = 0, limits: Limits = LIMITS
 ) -> tuple[Frames, Polygon | None]:
     """Frames at `times_s` and the zone in 0..1 of those frames, after the crop that `meta["crop"]` asks for (a HUD, a border)."""
-    frames = read_frames(clip.video, times_s, fps=image_rate(clip), threads=threads, limits=limits)
+    return kept_part(read_frames(clip.video, times_s, fps=image_rate(clip), threads=threads, limits=limits), clip)
+
+
+def kept_part(frames: Frames, clip: Clip) -> tuple[Frames, Polygon | None]:
+    """What `meta["crop"]` keeps of decoded frames, and the zone in 0..1 of that."""
     crop = crop_of(clip)
     if crop is None:
         return frames, clip.zone
@@ -53,6 +57,12 @@ def crop_of(clip: Clip) -> tuple[float, float, float, float] | None:
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise DataError(f"meta crop is {text!r}; expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, as shares of the frame.")
     return x0, y0, x1, y1
+
+
+def kept_zone(clip: Clip) -> Polygon | None:
+    """The clip's zone in 0..1 of what its crop keeps."""
+    crop = crop_of(clip)
+    return clip.zone if crop is None else cropped_zone(clip.zone, crop)
 
 
 def cropped_zone(zone: Polygon | None, crop: tuple[float, float, float, float]) -> Polygon | None:

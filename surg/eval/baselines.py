@@ -10,7 +10,7 @@ import numpy.typing as npt
 from surg.data.executor import run
 from surg.data.feature_table import clip_key
 from surg.data.manifest import Clip
-from surg.data.video import read_frames
+from surg.data.sources import read_clip
 from surg.errors import DataError
 from surg.eval.backends import Backend
 from surg.eval.classification import Predictions
@@ -75,8 +75,7 @@ def image(task: "Task", model: str, weights: Path | None) -> list[Predictions]:
 
     @torch.inference_mode()
     def features(clip: Clip) -> Array:
-        fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-        frame = read_frames(clip.video, [(clip.start_s + clip.end_s) / 2], fps=fps, threads=1)[0]
+        frame = read_clip(clip, [(clip.start_s + clip.end_s) / 2], threads=1)[0][0]
         return np.asarray(network(transform(Image.fromarray(frame))[None])[0].numpy())
 
     clips = {name: list(manifest.clips()) for name, manifest in task.sets()}

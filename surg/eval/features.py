@@ -21,7 +21,7 @@ from surg.data.executor import Parts, Progress
 from surg.data.feature_table import Features, clip_columns, clip_key, describe_table, read_features, stamp_of
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import PreprocessSpec, preprocess
-from surg.data.video import read_frames
+from surg.data.sources import read_clip
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
 
@@ -163,16 +163,14 @@ def pool_tokens(tokens: Array, patches: int, size: int) -> Array:
 
 def _rows(backend: Backend, clip: Clip, config: FeatureConfig, seed: int) -> Iterator[dict[str, Any]]:
     spec = backend.spec
-    zone = clip.zone if config.use_zone else None
-    fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
     key = clip_key(clip)
     rng = np.random.default_rng([seed, int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)])
     common = clip_columns(clip)
     for segment, end_s in enumerate(window_ends(clip, spec, config)):
         times = window_times(end_s, clip.start_s, spec)
-        frames = read_frames(clip.video, times, fps=fps, threads=1)
+        frames, zone = read_clip(clip, times, threads=1)
         for view, square in enumerate(square_views(frames, config.views)):
-            shown = show(preprocess(square, spec, zone).frames, config.variant, rng)
+            shown = show(preprocess(square, spec, zone if config.use_zone else None).frames, config.variant, rng)
             features = _features(backend, shown, config)
             yield common | {
                 "start_s": float(times[0]), "end_s": end_s, "segment": segment, "view": view,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
-from surg.data.video import read_frames
+from surg.data.sources import read_clip
 from surg.errors import DataError
 from surg.eval.backends import Backend, BackendName, open_backend
 from surg.eval.features import FeatureConfig, window_ends, window_times
@@ -130,5 +130,5 @@ def flipped(output: str, expected: Array, got: Array) -> int | None:
 
 def _prepare(clip: Clip, spec: PreprocessSpec) -> Prepared:
     times = window_times(window_ends(clip, spec, FeatureConfig())[0], clip.start_s, spec)
-    fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-    return preprocess(read_frames(clip.video, times, fps=fps, threads=1), spec, clip.zone)
+    frames, zone = read_clip(clip, times, threads=1)
+    return preprocess(frames, spec, zone)

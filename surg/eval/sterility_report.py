@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from surg.data.sources import read_clip
 from surg.data.timeline import Timeline
-from surg.data.video import read_frames
 from surg.errors import DataError
 from surg.eval import plots
 from surg.eval.results import Metric, Result, Table
@@ -301,7 +301,7 @@ def _pictures(lead: Verdict, test: list[Scored], config: SterilityConfig, folder
         pictures = []
         for name, take, time_s in shown[:12]:
             try:
-                pictures.append((name, read_frames(take.truth.video, [time_s], fps=take.truth.fps, threads=1)[0]))
+                pictures.append((name, read_clip(take.truth.rows[0], [time_s], threads=1)[0][0]))
             except DataError:
                 continue
         result.plots.append(

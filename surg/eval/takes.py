@@ -25,6 +25,7 @@ from surg.config import Config
 from surg.data.executor import Parts, Progress, item_key
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
+from surg.data.sources import kept_part
 from surg.data.stills import is_stills
 from surg.data.video import iter_frames
 from surg.errors import DataError, ServerError
@@ -243,7 +244,8 @@ def windows_of(take: TakeTruth, spec: PreprocessSpec, stride_s: float, first: in
         frames = iter_frames(take.video, spec.fps, start_s=start_s, end_s=take.end_s) if start_s < take.end_s else iter(())
     count = 0
     for time_s, frame in itertools.islice(frames, skipped, None):
-        held.append((time_s, preprocess(frame[None], spec, take.zone)))
+        kept, zone = kept_part(frame[None], take.rows[0])
+        held.append((time_s, preprocess(kept, spec, zone)))
         count += 1
         if count >= spec.num_frames and (count - spec.num_frames) % every == 0:
             yield time_s, _joined(held, spec)

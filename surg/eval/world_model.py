@@ -19,7 +19,7 @@ from pydantic import Field
 from surg.config import Config
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import preprocess
-from surg.data.video import read_frames
+from surg.data.sources import read_clip
 from surg.errors import DataError, ServerError
 from surg.eval import plots
 from surg.eval.backends import Backend
@@ -90,9 +90,8 @@ def foresee(backend: Backend, manifest: Manifest, config: WorldConfig) -> Foresi
     def one(index: int) -> tuple[Array, Array, Array, tuple[float, float], tuple[float, float]]:
         clip = chosen[index]
         count = spec.num_frames + steps * tubelet
-        fps = float(clip.meta["fps"]) if "fps" in clip.meta else None
-        frames = read_frames(clip.video, clip.start_s + np.arange(count) / spec.fps, fps=fps, threads=1)
-        frames = preprocess(frames, spec, clip.zone).frames
+        read, zone = read_clip(clip, clip.start_s + np.arange(count) / spec.fps, threads=1)
+        frames = preprocess(read, spec, zone).frames
         seen = frames[: spec.num_frames]
         done, known = (None, None) if said is None else (said[0][index], said[1][index])
         answer = backend.world(seen, actions=done, states=known)

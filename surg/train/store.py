@@ -21,7 +21,7 @@ from surg.data.factor_clips import factor_frames, factor_kind
 from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
 from surg.data.preprocess import Polygon, PreprocessSpec, crop_box, resize_box
-from surg.data.sources import read_clip
+from surg.data.sources import kept_zone, read_clip
 from surg.errors import DataError, RunError
 from surg.runs import write_json
 
@@ -187,5 +187,5 @@ def _decode(clip: Clip, spec: StoreSpec, out: Frames, offset: int) -> Stored:
 def _frames(clip: Clip, times_s: npt.NDArray[np.float64]) -> tuple[Frames, Polygon | None]:
     """A factor clip is composed from its masks on the way in; any other is decoded as it is."""
     if factor_kind(clip) is not None:
-        return factor_frames(clip, times_s, FactorConfig()), clip.zone
+        return factor_frames(clip, times_s, FactorConfig()), kept_zone(clip)
     return read_clip(clip, times_s)

@@ -89,6 +89,29 @@ def test_every_setting_changes_the_features(
     assert changed.values.shape != plain.values.shape or not np.allclose(changed.values, plain.values)
 
 
+def test_what_a_manifest_cuts_off_no_evaluation_sees(tmp_path: Path, torch_backend: Backend) -> None:
+    """A strip that names the tools would answer for the model."""
+    from surg.data.factor_disk import write_lossless
+    from surg.data.manifest import write_manifest
+    from surg.eval.parity import _prepare
+    from surg.eval.takes import TakeTruth, windows_of
+
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (16, 48, 64, 3), np.uint8)
+    write_lossless(tmp_path / "cut.mkv", frames[:, :36], 8.0)
+    write_lossless(tmp_path / "whole.mkv", frames, 8.0)
+    whole = Clip(str(tmp_path / "whole.mkv"), 0.0, 1.875, "a", "val", meta={"crop": "0,0,1,0.75"})
+    cut = Clip(str(tmp_path / "cut.mkv"), 0.0, 1.875, "b", "val")
+    manifest = write_manifest(tmp_path / "m.parquet", [whole, cut])
+    values = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig()).values
+    assert np.array_equal(values[0], values[1])
+    one, other = (_prepare(clip, torch_backend.spec).frames for clip in (whole, cut))
+    assert np.array_equal(one, other)
+    takes = (TakeTruth("", clip.video, clip.case, "val", None, 0.0, 1.875, (), (clip,)) for clip in (whole, cut))
+    seen, known = ([prepared.frames for _, prepared in windows_of(take, torch_backend.spec, 0.25)] for take in takes)
+    assert np.array_equal(seen, known)
+
+
 def test_windows_lie_inside_the_clip() -> None:
     clip, spec = Clip("v.mp4", 10.0, 20.0, "c"), PreprocessSpec(num_frames=16, fps=4.0)
     assert window_ends(clip, spec, FeatureConfig()) == [(13.75 + 20) / 2]

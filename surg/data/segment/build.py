@@ -14,7 +14,7 @@ from surg.config import Config
 from surg.data.executor import item_key
 from surg.data.interactions import InteractionConfig, find_interactions
 from surg.data.manifest import Clip
-from surg.data.motion import one_thread, resize_short, stated_fps
+from surg.data.motion import one_thread, resize_short
 from surg.data.motion_camera import CameraMotion, fit_camera
 from surg.data.motion_flow import Flow, flow_backend, to_gray
 from surg.data.segment.endoscopic import is_endoscopic, lens
@@ -23,8 +23,8 @@ from surg.data.segment.masks import Frames, Mask, Segmentation, Segmenter
 from surg.data.segment.motion import MotionSegmenter, MotionSegmenterConfig
 from surg.data.segment.sam2 import Sam2Config
 from surg.data.segment.sam3 import Sam3Config
+from surg.data.sources import kept_zone, probe_clip, read_clip
 from surg.data.tracks import TrackConfig, link
-from surg.data.video import probe, read_frames
 from surg.errors import DataError
 
 FLOW_STEP = 4
@@ -114,7 +114,7 @@ def segment(clip: Clip, config: SegmentConfig) -> Segmentation:
                 flows.append(_own_flow(flow, camera))
             last = frame
     tracks = link(parts, _rules(config, endoscopic), cameras, visible)
-    interactions = find_interactions(tracks, config.interactions, cameras, flows, clip.zone)
+    interactions = find_interactions(tracks, config.interactions, cameras, flows, kept_zone(clip))
     return tracks.as_segmentation(interactions=[asdict(item) for item in interactions], settings=config.model_dump(mode="json"))
 
 
@@ -130,7 +130,7 @@ def _rules(config: SegmentConfig, endoscopic: bool) -> TrackConfig:
 
 def sample_times(clip: Clip, fps: float, most: int) -> npt.NDArray[np.float64]:
     """Times of the frames that are segmented: at `fps` or the video's own rate, the end included."""
-    info = probe(clip.video, fps=stated_fps(clip))
+    info = probe_clip(clip)
     step_s = 1 / min(fps, info.fps) if info.fps > 0 else 1 / fps
     last_s = min(clip.end_s, info.duration_s - 1 / info.fps) if info.fps > 0 else clip.end_s
     count = max(1, int((last_s - clip.start_s) / step_s + 1e-3) + 1)
@@ -146,7 +146,7 @@ def _anchors(clip: Clip, config: SegmentConfig) -> Iterator[tuple[npt.NDArray[np
     times_s = sample_times(clip, config.fps, config.max_frames)
     for start in range(0, len(times_s), config.anchor_frames):
         chunk = times_s[start : start + config.anchor_frames]
-        frames = read_frames(clip.video, chunk, fps=stated_fps(clip), threads=1)
+        frames, _ = read_clip(clip, chunk, threads=1)
         yield chunk, np.stack([resize_short(frame, config.size) for frame in frames])
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from surg.data.manifest import Clip
 from surg.data.segment.masks import Frames, Ids, Segmentation, relabel
+from surg.data.sources import crop_of
 from surg.errors import DataError
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
@@ -30,9 +31,11 @@ class GivenSegmenter:
                 "A clip has no masks to be given: its `masks` column is empty.\nUse --segmenter motion, or index a data set that has masks."
             )
         self._all = read_masks(Path(clip.masks), clip)
+        self._crop = None if self._all.extra else crop_of(clip)
+        """Masks that surg made are of what the crop keeps already."""
 
     def __call__(self, frames: Frames, times_s: npt.NDArray[np.float64]) -> Segmentation:
-        ids = self._all.at(times_s, frames.shape[1:3])
+        ids = self._all.at(times_s, frames.shape[1:3], self._crop)
         if self.instances:
             return Segmentation(ids, times_s, self._all.names, self._all.scores, self._all.linked)
         return _split(ids, times_s, self._all.names)

@@ -69,10 +69,20 @@ class Segmentation:
                 f"{path} does not hold masks of surg ({type(error).__name__}).\nMake them: surg data segment MANIFEST --out FOLDER"
             ) from error
 
-    def at(self, times_s: Sequence[float] | npt.NDArray[np.float64], shape: tuple[int, int]) -> Ids:
-        """The ids nearest in time to `times_s`, scaled to `shape` (H, W): (len(times_s), H, W)."""
+    def at(
+        self,
+        times_s: Sequence[float] | npt.NDArray[np.float64],
+        shape: tuple[int, int],
+        crop: tuple[float, float, float, float] | None = None,
+    ) -> Ids:
+        """The ids nearest in time to `times_s`, cut to `crop` (x0, y0, x1, y1 in 0..1), scaled to `shape` (H, W): (len(times_s), H, W)."""
         nearest = np.abs(self.times_s[None, :] - np.asarray(times_s, np.float64)[:, None]).argmin(axis=1)
-        return resize_ids(self.ids[nearest], shape)
+        ids = self.ids[nearest]
+        if crop is not None:
+            height, width = ids.shape[1:]
+            x0, y0, x1, y1 = crop
+            ids = ids[:, round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
+        return resize_ids(ids, shape)
 
 
 class Segmenter(Protocol):

@@ -10,13 +10,12 @@ from pydantic import Field
 
 from surg.config import Config
 from surg.data.manifest import Clip
-from surg.data.motion import stated_fps
 from surg.data.segment.build import sample_times
 from surg.data.segment.given import read_masks
+from surg.data.sources import read_clip
 from surg.data.tags.measured import MeasuredConfig, measure
 from surg.data.tags.schema import Tag, Tags, matches
 from surg.data.tags.vlm import VlmConfig, VlmTagger
-from surg.data.video import read_frames
 
 
 class TagConfig(Config):
@@ -35,7 +34,7 @@ def tag_clip(clip: Clip, config: TagConfig) -> dict[str, Any]:
     times_s = sample_times(clip, config.fps, 1_000_000)
     if config.backend == "vlm":
         times_s = times_s[np.unique(np.linspace(0, len(times_s) - 1, config.frames).round().astype(int))]
-    frames = read_frames(clip.video, times_s[: config.frames], threads=1, fps=stated_fps(clip))
+    frames, _ = read_clip(clip, times_s[: config.frames], threads=1)
     tags = _vlm(config.vlm)(frames) if config.backend == "vlm" else measure(frames, config.measured)
     return {"video": clip.video, "start_s": clip.start_s, "end_s": clip.end_s, **tags.to_row()}
 
