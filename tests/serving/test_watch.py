@@ -1,9 +1,13 @@
 """Videos of any length: windows where they belong, the same on either side, events in files."""
 
 import json
+import runpy
 import subprocess
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +88,60 @@ def test_the_server_slides_as_the_client_does(client: Client, video: Path) -> No
         assert a.action == b.action
         assert a.motion == b.motion > 0
         assert a.breach == pytest.approx(b.breach, abs=1e-6)
+
+
+def test_windows_slid_on_a_gpu_server_come_back_in_memory_that_numpy_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Triton's Python backend: what is asked of a model on the GPU lies on the GPU, unless another memory is preferred."""
+
+    class Tensor:
+        def __init__(self, name: str, value: np.ndarray, gpu: bool = False) -> None:
+            self.name, self.value, self.gpu = name, value, gpu
+
+        def as_numpy(self) -> np.ndarray:
+            assert not self.gpu, "Tensor is stored in GPU and cannot be converted to NumPy."
+            return self.value
+
+    class Answered:
+        def __init__(self, output_tensors: list[Tensor] | None = None, error: object = None) -> None:
+            self.tensors, self.failure = output_tensors or [], error
+
+        def has_error(self) -> bool:
+            return self.failure is not None
+
+    class Asked:
+        def __init__(self, *, inputs: list[Tensor], preferred_memory: str = "as the model", **_: object) -> None:
+            self.inputs, self.gpu = inputs, preferred_memory != "cpu"
+
+        def exec(self) -> Answered:
+            return Answered([Tensor("embedding", self.inputs[0].value.mean((1, 2, 3)), self.gpu)])
+
+    def find(holder: Any, name: str) -> Tensor:
+        return next(tensor for tensor in holder.tensors if tensor.name == name)
+
+    backend = types.SimpleNamespace(
+        Tensor=Tensor, InferenceRequest=Asked, InferenceResponse=Answered, TRITONSERVER_MEMORY_CPU="cpu",
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1, PreferredMemory=lambda kind, device: kind,
+        TritonError=type("TritonError", (Exception,), {"__init__": lambda self, *_: None, "INVALID_ARG": 3}),
+        get_input_tensor_by_name=find, get_output_tensor_by_name=find,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    source = Path(inference.__file__).parent / "backend" / "video" / "model.py"
+    model = runpy.run_path(str(source))["TritonPythonModel"]()
+    config = {"output": [{"name": "window"}, {"name": "embedding"}], "parameters": {"window_frames": {"string_value": "2"}}}
+    model.initialize({"model_config": json.dumps(config), "model_version": "1"})
+    sent: list[Any] = []
+    request = types.SimpleNamespace(
+        tensors=[
+            Tensor("frames", np.zeros((4, 2, 2, 3), np.uint8)),
+            Tensor("zone", np.ones((1, 1), np.float32)),
+            Tensor("stride", np.array([1], np.int32)),
+        ],
+        is_cancelled=lambda: False,
+        get_response_sender=lambda: types.SimpleNamespace(send=lambda answer=None, flags=0: sent.append(answer)),
+    )
+    model.execute([request])
+    assert [answer.failure for answer in sent[:-1]] == [None] * 3
+    assert [int(find(answer, "window").value[0]) for answer in sent[:-1]] == [0, 1, 2]
 
 
 def test_part_of_a_video_can_be_watched_with_surprise(local: Client, video: Path) -> None:

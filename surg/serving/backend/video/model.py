@@ -46,7 +46,12 @@ class TritonPythonModel:
                 pb_utils.Tensor("zone", np.ascontiguousarray(zone[None])),
             ]
             answer = pb_utils.InferenceRequest(
-                model_name="surg_clip", model_version=self.version, requested_output_names=self.outputs, inputs=inputs
+                model_name="surg_clip",
+                model_version=self.version,
+                requested_output_names=self.outputs,
+                inputs=inputs,
+                # A model on the GPU would else leave its answer there, which numpy cannot read.
+                preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
             ).exec()
             if answer.has_error():
                 sender.send(pb_utils.InferenceResponse(error=answer.error()))
