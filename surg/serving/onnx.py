@@ -4,6 +4,7 @@ Precision is part of the graph. TensorRT 11 has no precision flags any more, and
 what runs.
 """
 
+import hashlib
 import logging
 import tempfile
 import warnings
@@ -76,6 +77,7 @@ def _finish(traced: Path, spec: ModelSpec, path: Path) -> None:
 
     model = onnx.load(str(traced))
     _share_weights(model)
+    _name_after_weights(model)
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
         for dim, length in zip(dims[1:], spec.output(value.name).shape):
@@ -135,6 +137,29 @@ def _share_weights(model: Any) -> None:
         kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _name_after_weights(model: Any) -> None:
+    """Put a hash of the weights into the name of every value in between.
+
+    onnxruntime finds a TensorRT engine it built before by the names of a graph's values, and by nothing else of it: of two checkpoints
+    of one shape the second would be served with the engine, so the weights, of the first (onnxruntime#6455).
+    """
+    found = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        found.update(tensor.name.encode())
+        found.update(tensor.SerializeToString())
+    for node in model.graph.node:
+        found.update(node.SerializeToString())
+    mark = found.hexdigest()[:16]
+    outside = {value.name for value in model.graph.output}
+    marked = {name: f"{name}_{mark}" for node in model.graph.node for name in node.output if name and name not in outside}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = marked.get(name, name)
+    for value in model.graph.value_info:
+        value.name = marked.get(value.name, value.name)
 
 
 def _quantise(source: Path, target: Path) -> None:

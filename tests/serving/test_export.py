@@ -71,6 +71,19 @@ def test_a_repository_for_tensorrt_keeps_to_the_standard(bundle: Path, tmp_path:
     assert {node.domain for node in graph.node} == {""}
 
 
+def test_no_value_of_two_checkpoints_of_one_shape_has_the_same_name(bundle: Path, tmp_path: Path) -> None:
+    """By these names onnxruntime finds a TensorRT engine in its cache: a shared one would serve the other checkpoint's weights."""
+    named = []
+    for index, checkpoint in enumerate((bundle, make_bundle(tmp_path / "other.safetensors", seed=1), bundle)):
+        ready = prepare(load_bundle(checkpoint), ServedConfig(max_batch_size=2))
+        path = tmp_path / str(index) / "model.onnx"
+        export_onnx(ready.modules["surg_clip"], ready.contract.model("surg_clip"), path)
+        graph = onnx.load(str(path)).graph
+        named.append({name for node in graph.node for name in node.output} - {value.name for value in graph.output})
+    assert not named[0] & named[1]
+    assert named[0] == named[2]
+
+
 def test_weights_beside_the_graph_keep_the_name_recorded_in_it(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
