@@ -21,6 +21,8 @@ ENV ORT_DISABLE_TELEMETRY=1
 COPY --from=server /opt/triton /opt/triton
 COPY surg/serving/backend /opt/surg/backend
 COPY deploy/entrypoint.sh /opt/surg/entrypoint.sh
+# A volume mounted here takes over the owner: TensorRT's engines (queue.accelerator=tensorrt) are kept in it.
+RUN install -d -o 1000 -g 1000 /cache/trt
 # 1000 is NVIDIA's triton-server user; files of the repository need to be readable for it, nothing needs to be writable.
 USER 1000:1000
 EXPOSE 8000 8001 8002

@@ -75,6 +75,16 @@ def test_everything_the_dockerfile_copies_exists_and_is_sent_to_the_engine() -> 
     assert text.count("\nUSER 1000:1000") == 3
 
 
+def test_the_folder_of_engines_is_writable_for_the_user_of_the_image() -> None:
+    """A new volume takes the owner of the folder it is mounted on, and root's where there is none."""
+    serve = (ROOT / "Dockerfile").read_text().split(" AS serve\n")[1].split("\nFROM ")[0]
+    (volume,) = (
+        v for v in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]["volumes"] if "engines:" in v
+    )
+    made = re.findall(r"^RUN install -d -o (\d+) -g (\d+) (\S+)$", serve, re.MULTILINE)
+    assert made == [("1000", "1000", volume.split(":")[1])]
+
+
 def test_ports_and_the_image_are_the_same_everywhere() -> None:
     from surg.serving.engines.docker import IMAGE
 
