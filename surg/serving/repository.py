@@ -101,6 +101,14 @@ def served_versions(repo: Path) -> list[int]:
     return sorted(read_config(repo, lead_model(repo)).version_policy.specific.versions)
 
 
+def engine_cache(repo: Path) -> str | None:
+    """Where in the container onnxruntime keeps TensorRT engines; None without that accelerator."""
+    config = read_config(repo, lead_model(repo))
+    for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
+        return str(accelerator.parameters["trt_engine_cache_path"]) or None
+    return None
+
+
 def rollback(repo: Path, to: int | None = None) -> tuple[list[int], list[int]]:
     """Serve versions up to `to` only (default: all but the newest served). Returns (served before, served now).
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from surg.errors import ServerError
 
+ADMIN_HEADER = "surg-admin"
+
 
 def load_model(http_url: str, model: str, key_header: str = "", key: str = "") -> None:
     """Make a server in explicit mode read a model's folder again. Raises ServerError with the server's reason."""

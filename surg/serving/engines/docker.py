@@ -4,7 +4,9 @@ and was not pulled where this was made: the tests run another image under the sa
 import contextlib
 import http.client
 import json
+import logging
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,10 @@ from typing import Any
 from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
-from surg.serving.engines.admin import load_model, what_matters
+from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
+from surg.serving.shipped import cache_folder
+
+logger = logging.getLogger(__name__)
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """Pinned: an engine built by TensorRT loads only under the version that built it."""
@@ -88,7 +93,7 @@ class DockerServer:
 
     def reload(self) -> None:
         for path in sorted(self.repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
-            load_model(self.http_url, path.parent.name)
+            load_model(self.http_url, path.parent.name, ADMIN_HEADER, str(self.state.get("admin_key", "")))
 
     def _container(self) -> Any:
         from docker.errors import NotFound
@@ -125,19 +130,30 @@ def start(
     repository.contracts(repo)
     client = engine()
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-docker-"))
+    key = secrets.token_hex(16)
+    # Loading a model runs code: only the holder of the key may.
+    guard = [
+        f"--http-restricted-api=model-repository:{ADMIN_HEADER}={key}",
+        f"--grpc-restricted-protocol=model-repository:{ADMIN_HEADER}={key}",
+    ]
+    user = (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
+    volumes = {str(repo): {"bind": "/models", "mode": "ro"}}
+    if (inside := repository.engine_cache(repo)) is not None:
+        volumes[str(_engines(user))] = {"bind": inside, "mode": "rw"}
     try:
-        container = client.containers.run(
+        _have(client, image)
+        container = client.containers.create(
             image,
-            list(COMMAND),
+            [*COMMAND, *guard],
             detach=True,
             read_only=True,
             # onnxruntime and the Python stubs unpack into /tmp and execute from it.
             tmpfs={"/tmp": "exec,size=1g"},
             shm_size="1g",
-            user=f"{os.getuid()}:{os.getgid()}" if os.getuid() else "1000:1000",
+            user=f"{user[0]}:{user[1]}",
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            volumes={str(repo): {"bind": "/models", "mode": "ro"}},
+            volumes=volumes,
             ports={
                 f"{inside}/tcp": ("127.0.0.1", outside or None)
                 for inside, outside in ((8000, http_port), (8001, grpc_port), (8002, metrics_port))
@@ -145,6 +161,11 @@ def start(
             device_requests=_gpus(client),
             labels={"surg.repository": str(repo)},
         )
+        try:
+            container.start()
+        except BaseException:
+            container.remove(force=True)  # a taken port, a GPU that is not there: what was made must not stay behind
+            raise
     except ImageNotFound as error:
         raise ServerError(
             f"The image {image} is not here and could not be pulled: {error.explanation}.\nPull it once: docker pull {image}"
@@ -158,8 +179,17 @@ def start(
     }
     write_json(
         folder / "state.json",
-        {"engine": "docker", "repo": str(repo), "image": image, "container": container.id, "status": "starting", **ports},
+        {
+            "engine": "docker",
+            "repo": str(repo),
+            "image": image,
+            "container": container.id,
+            "status": "starting",
+            "admin_key": key,
+            **ports,
+        },
     )
+    (folder / "state.json").chmod(0o600)
     server = DockerServer(folder, repo)
     try:
         _wait(server, container, start_timeout_s)
@@ -167,6 +197,7 @@ def start(
         server.stop()
         raise
     write_json(folder / "state.json", {**server.state, "status": "ready"})
+    (folder / "state.json").chmod(0o600)
     return server
 
 
@@ -185,6 +216,26 @@ def engine() -> Any:
             f"By hand, elsewhere: docker run --rm --gpus all --shm-size 1g -p 8000-8002:8000-8002 -v $PWD/REPO:/models:ro {IMAGE} {' '.join(COMMAND)}"
         ) from error
     return client
+
+
+def _have(client: Any, image: str) -> None:
+    """Pull the image unless it is here."""
+    from docker.errors import ImageNotFound
+
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        logger.info("Pulling %s: NVIDIA's is 20 GB and takes its time …", image)
+        client.images.pull(image)
+
+
+def _engines(user: tuple[int, int]) -> Path:
+    """A folder of this machine for the engines that TensorRT builds at the first start, writable for the container's user."""
+    folder = cache_folder() / "trt"
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.getuid() == 0:
+        os.chown(folder, *user)
+    return folder
 
 
 def _gpus(client: Any) -> list[Any]:

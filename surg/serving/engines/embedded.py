@@ -22,7 +22,7 @@ from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
 from surg.serving.contract import Contract
-from surg.serving.engines.admin import load_model, what_matters
+from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ GUARDIAN = Path(__file__).with_name("guardian.py")
 BACKENDS = Path(__file__).parent.parent / "backend"
 EXIT_TIMEOUT_S = 8
 """How long requests in flight and models may take to end; a quiet server is gone in 2.5 s."""
-ADMIN_HEADER = "surg-admin"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,108 @@
+"""What the Docker engine is asked for, with an engine that only takes notes: the real one is in test_containers.py."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.errors import APIError, ImageNotFound
+
+from surg.errors import ServerError
+from surg.serving import repository
+from surg.serving.engines import docker
+from surg.serving.repository import QueueConfig
+from tests.serving.toy import toy_contract, toy_model, toy_repository
+
+
+class Container:
+    id, status = "c0", "running"
+
+    def __init__(self, engine: "Engine", refusal: str | None) -> None:
+        self.ports = {f"{port}/tcp": [{"HostPort": str(40000 + port)}] for port in (8000, 8001, 8002)}
+        self.engine, self.refusal = engine, refusal
+
+    def start(self) -> None:
+        if self.refusal:
+            raise APIError(self.refusal, explanation=self.refusal)
+
+    def reload(self) -> None: ...
+
+    def remove(self, force: bool = False) -> None:
+        self.engine.left.remove(self)
+
+
+class Engine:
+    """Containers, images and info of docker-py's client."""
+
+    def __init__(self, refusal: str | None = None, *, here: bool = True) -> None:
+        self.refusal, self.here = refusal, here
+        self.left: list[Container] = []
+        self.asked: dict[str, Any] = {}
+        self.pulled: list[str] = []
+        self.containers = self.images = self
+
+    def info(self) -> dict[str, Any]:
+        return {"Runtimes": {"runc": {}}}
+
+    def create(self, image: str, command: list[str], **asked: Any) -> Container:
+        self.asked = {"image": image, "command": command, **asked}
+        self.left.append(Container(self, self.refusal))
+        return self.left[0]
+
+    def get(self, name: str) -> Any:
+        if not self.here:
+            raise ImageNotFound(name, explanation="No such image")
+        return self.left[0] if self.left else name
+
+    def pull(self, image: str) -> None:
+        self.pulled.append(image)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, engine: Engine, repo: Path, folder: Path) -> docker.DockerServer:
+    monkeypatch.setattr(docker, "engine", lambda: engine)
+    monkeypatch.setattr(docker, "_ready", lambda host: True)
+    return docker.start(repo, folder=folder)
+
+
+def test_a_container_that_does_not_start_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    engine = Engine("port is already allocated")
+    with pytest.raises(ServerError, match="port is already allocated"):
+        start(monkeypatch, engine, repo, tmp_path / "state")
+    assert not engine.left
+
+
+def test_engines_that_tensorrt_builds_are_kept_in_a_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    queue = QueueConfig(accelerator="tensorrt", engine_cache="/cache/trt")
+    repository.publish(tmp_path / "repo", toy_contract(), {"surg_clip": {"model.onnx": toy_model(tmp_path / "m.onnx")}}, queue)
+    engine = Engine()
+    start(monkeypatch, engine, tmp_path / "repo", tmp_path / "state")
+    (folder,) = (Path(host) for host, mount in engine.asked["volumes"].items() if mount == {"bind": "/cache/trt", "mode": "rw"})
+    user = int(engine.asked["user"].split(":")[0])
+    assert folder.stat().st_uid == user
+    assert user != 0
+    plain, _ = toy_repository(tmp_path)
+    start(monkeypatch, engine := Engine(), plain, tmp_path / "state2")
+    assert len(engine.asked["volumes"]) == 1
+
+
+def test_only_the_holder_of_the_key_may_load_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    engine = Engine()
+    server = start(monkeypatch, engine, repo, tmp_path / "state")
+    key = server.state["admin_key"]
+    assert f"--http-restricted-api=model-repository:surg-admin={key}" in engine.asked["command"]
+    assert f"--grpc-restricted-protocol=model-repository:surg-admin={key}" in engine.asked["command"]
+    assert (tmp_path / "state" / "state.json").stat().st_mode & 0o077 == 0
+    sent: list[tuple[str, ...]] = []
+    monkeypatch.setattr(docker, "load_model", lambda *call: sent.append(call))
+    server.reload()
+    assert sent == [(server.http_url, "surg_clip", "surg-admin", key)]
+
+
+def test_an_image_that_is_not_here_is_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    start(monkeypatch, engine := Engine(here=False), repo, tmp_path / "state")
+    assert engine.pulled == [docker.IMAGE]
