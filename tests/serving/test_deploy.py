@@ -109,7 +109,8 @@ def test_dashboard_alerts_and_autoscaler_name_metrics_that_triton_has(tmp_path: 
     repo, clip = toy_repository(tmp_path)
     with start_server(repo, threads=1) as server, connect(server.grpc_url) as client:
         client.clip(clip)
-        offered = set(re.findall(r"^(nv_\w+)", urllib.request.urlopen(server.metrics_url).read().decode(), re.MULTILINE))
+        metrics = urllib.request.urlopen(server.metrics_url).read().decode()
+    offered = set(re.findall(r"^(nv_\w+)", metrics, re.MULTILINE))
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "serving.json").read_text())
     text = (
         json.dumps(dashboard)
@@ -120,6 +121,13 @@ def test_dashboard_alerts_and_autoscaler_name_metrics_that_triton_has(tmp_path: 
     on_gpu = {name for name in used if name.startswith("nv_gpu_")}
     assert len(used) > 8
     assert used - on_gpu <= offered, used - on_gpu - offered
+    # Prometheus pairs series whose labels are all equal, and answers nothing where there are none.
+    paired = re.findall(r"rate\((nv_\w+)[^()]*\)\s*[-+*/]\s*rate\((nv_\w+)", text)
+    assert len(paired) > 3
+    labels = {
+        name: set(re.findall(r"(\w+)=", held)) for name, held in re.findall(r"^(nv_\w+)\{([^}]*)\}", metrics, re.MULTILINE)
+    }
+    assert [pair for pair in paired if labels[pair[0]] != labels[pair[1]]] == []
 
 
 def test_the_demo_image_installs_all_that_the_demo_imports() -> None:
