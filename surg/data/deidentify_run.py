@@ -91,6 +91,9 @@ def deidentify_all(
     names = {video: Path(video).stem for video in videos} if keep_names else _random_names(names_file, "video", videos)
     if len(set(names.values())) < len(names):
         raise ConfigError("Two originals have the same file name, so their copies cannot keep it. Leave out --keep-names.")
+    masked = () if keep_names or not manifest else dict.fromkeys(clip.masks for clip in manifest.clips() if clip.masks)
+    if missing := next((masks for masks in masked if not Path(masks).exists()), None):
+        raise DataError(f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out.")
     work = partial(_one, folder=str(out / "videos"), config=config, faces=str(faces) if faces else None)
     rates = {clip.video: image_rate(clip) for clip in manifest.clips()} if manifest else {}
     table = out / "done.parquet"
@@ -206,14 +209,9 @@ def _copied_masks(manifest: Manifest, names: Names, findings: dict[str, Finding]
     copies = {}
     for original, name in _random_names(names_file, "masks", originals).items():
         source = Path(original)
-        if original in originals and source.exists():
+        if original in originals:
             copies[original] = str((folder / name).absolute()) + ("" if source.is_dir() else source.suffix)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, _emptied(Path(copies[original])))
-    missing = next((original for original in originals if original not in copies), None)
-    if missing is not None:
-        raise DataError(
-            f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out."
-        )
     return copies
 
 

@@ -383,6 +383,14 @@ def test_labels_that_are_folders_of_the_originals_are_said(tmp_path: Path) -> No
     assert "class in the manifest still tell folders" in done.summary()
 
 
+def test_masks_that_are_not_there_are_said_before_the_first_video(tmp_path: Path) -> None:
+    video = str(write(tmp_path / "in/doe.mp4", [tissue(i) for i in range(24)]))
+    write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(tmp_path / "gone.npz"))])
+    with pytest.raises(DataError, match=r"no masks .+gone\.npz"):
+        deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
+    assert not (tmp_path / "out/videos").exists()
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_masks_are_copied_under_a_name_that_says_nothing(tmp_path: Path, folder: bool) -> None:
     video = str(write(tmp_path / "in/doe.mp4", [tissue(i) for i in range(24)]))
