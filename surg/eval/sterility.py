@@ -132,13 +132,18 @@ def judge(
 
 
 def choose_threshold(scores: list[Floats], val: list[Scored], horizon_s: float, config: SterilityConfig) -> float:
-    """On val: the best recall with at most `false_per_hour` false alarms an hour; without events there, the 99.5 % quantile."""
+    """On val: the best recall with at most `false_per_hour` false alarms an hour; without events there, the 99.5 % quantile.
+
+    Where no threshold is so quiet, one above every score of val: a lower one would give more false alarms than were asked for.
+    """
     takes = [Take(take.times_s, values, take.truth.events) for take, values in zip(val, scores)]
     curve = event_curve(takes, config.rule(0.5), Tolerance(config.before_s + horizon_s, config.after_s), points=200)
     point = recall_at(curve, config.false_per_hour)
-    if point is None or not any(take.truth.events for take in val):
-        return float(np.quantile(np.concatenate(scores), 0.995))
-    return point.threshold
+    if point is not None and any(take.truth.events for take in val):
+        return point.threshold
+    every = np.concatenate(scores)
+    judged = any(np.isfinite(found.recall) and np.isfinite(found.false_per_hour) for found in curve)
+    return float(np.nextafter(every.max(), np.inf)) if judged else float(np.quantile(every, 0.995))
 
 
 def baseline_scores(takes: list[Scored]) -> dict[str, list[Floats]]:

@@ -107,7 +107,15 @@ def _thresholds(
         result.protocol.append(
             f"Thresholds were chosen on {len(val)} val takes: the best recall with at most {config.false_per_hour:g} false alarms an hour."
         )
-        return [choose_threshold([take.breach[:, i] for take in val], val, h, config) for i, h in enumerate(horizons_s)]
+        scores = [[take.breach[:, i] for take in val] for i in range(len(horizons_s))]
+        chosen = [choose_threshold(own, val, h, config) for own, h in zip(scores, horizons_s)]
+        if chosen[0] > max(float(own.max()) for own in scores[0]):
+            hours = sum(take.truth.seconds for take in val) / 3600
+            result.warnings.append(
+                f"No threshold on val gives at most {config.false_per_hour:g} false alarms an hour (one in its {hours:.2f} h is {1 / hours:.1f} an hour): "
+                "the threshold is above all of its scores. Allow more with --set false_per_hour=N, or give longer val takes."
+            )
+        return chosen
     if stored is not None:
         result.protocol.append(f"The thresholds ({stored[0]:.3f} for now) came with the checkpoint; there were no val takes.")
         return list(stored)
@@ -304,15 +312,9 @@ def _pictures(lead: Verdict, test: list[Scored], config: SterilityConfig, folder
                 pictures.append((name, read_clip(take.truth.rows[0], [time_s], threads=1)[0][0]))
             except DataError:
                 continue
-        result.plots.append(
-            plots.frames_strip(
-                pictures,
-                out,
-                "strip_failures",
-                "Failures to look at",
-                f"{len(shown)} misses and false alarms in all; at most 12 are shown.",
-            )
-        )
+        if pictures:
+            caption = f"{len(shown)} misses and false alarms in all; at most 12 are shown."
+            result.plots.append(plots.frames_strip(pictures, out, "strip_failures", "Failures to look at", caption))
 
 
 def take_of(scored: Scored, horizon: int = 0) -> Take:

@@ -32,6 +32,7 @@ from surg.eval.sterility import (
     long_ones,
     roc_area,
 )
+from surg.eval.sterility_report import summarise
 from surg.eval.takes import Scored, TakeTruth, WatchConfig, events_of, read_takes, score_takes, windows_of
 from surg.serving.client import Client, connect
 from surg.serving.engine import Server, start_server
@@ -216,6 +217,24 @@ def test_recall_at_a_rate_is_zero_where_no_threshold_is_quiet_enough() -> None:
     found = judge("model", [test[0].breach[:, 0]], test, 0.0, 0.3, SterilityConfig(repeats=100))
     assert len(found.events.caught) == 1
     assert [len(matches.caught) for matches in found.at[5.0]] == [0]
+
+
+def test_fewer_false_alarms_asked_for_never_lower_the_threshold(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).uniform(0, 0.3, 1200)
+    scores[100:105] = 0.9
+    scores[[300, 500, 700, 900]] = 0.97, 0.6, 0.6, 0.55  # the loudest of all is a false alarm: 3 an hour at least
+    val = [scored(((100.0, 104.0),), scores)]
+    thresholds = [
+        choose_threshold([scores], val, 0.0, SterilityConfig(repeats=100, false_per_hour=rate)) for rate in (12.0, 3.0, 1.0)
+    ]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[1] <= 0.9
+    assert thresholds[2] > 0.97
+    test = [scored(((100.0, 104.0),), scores, "b")]
+    config = SterilityConfig(repeats=100, false_per_hour=1.0)
+    result = summarise({"val": val, "test": test}, (0.0,), None, config, tmp_path, [])
+    assert result.metrics["model/false_alarms_per_hour"].value == 0
+    assert any("No threshold on val" in warning for warning in result.warnings)
 
 
 def test_windows_behind_a_piece_are_those_of_the_whole_take(take_manifest: Path) -> None:
