@@ -20,7 +20,7 @@ from surg.eval.results import Metric
 from surg.eval.takes import Scored, WatchConfig, read_takes, score_takes
 from surg.metrics.bootstrap import Statistic, interval, row_statistic
 from surg.metrics.calibration import expected_calibration_error
-from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Take, Tolerance, event_curve, pool, recall_at
+from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Tolerance, event_curve, pool, recall_at
 from surg.metrics.detection import score_takes as match_takes
 
 Floats = npt.NDArray[np.float64]
@@ -112,7 +112,7 @@ def judge(
     """Judge one score per window against breaches within `horizon_s`.  scores: one (W,) per take of `test`."""
     truth = [take.targets((horizon_s,))[:, 0] for take in test]
     y, s, cases = flat(truth, scores, test)
-    takes = [Take(take.times_s, values, take.truth.events) for take, values in zip(test, scores)]
+    takes = [take.watched(values) for take, values in zip(test, scores)]
     # Warnings of a horizon may come that much earlier.
     tolerance = Tolerance(config.before_s + horizon_s, config.after_s)
     matches = match_takes(takes, config.rule(threshold), tolerance)
@@ -136,12 +136,13 @@ def choose_threshold(scores: list[Floats], val: list[Scored], horizon_s: float, 
 
     Where no threshold is so quiet, one above every score of val: a lower one would give more false alarms than were asked for.
     """
-    takes = [Take(take.times_s, values, take.truth.events) for take, values in zip(val, scores)]
+    takes = [take.watched(values) for take, values in zip(val, scores)]
     curve = event_curve(takes, config.rule(0.5), Tolerance(config.before_s + horizon_s, config.after_s), points=200)
     point = recall_at(curve, config.false_per_hour)
     if point is not None and any(take.truth.events for take in val):
         return point.threshold
-    every = np.concatenate(scores)
+    every = np.concatenate([take.scores for take in takes])
+    every = every[~np.isneginf(every)]
     judged = any(np.isfinite(found.recall) and np.isfinite(found.false_per_hour) for found in curve)
     return float(np.nextafter(every.max(), np.inf)) if judged else float(np.quantile(every, 0.995))
 

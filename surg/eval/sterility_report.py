@@ -293,7 +293,7 @@ def _pictures(lead: Verdict, test: list[Scored], config: SterilityConfig, folder
         take, matches = test[index], lead.per_take[index]
         if len(take.times_s) < 3:
             continue
-        found = alarms(take.times_s, take.breach[:, 0], config.rule(lead.threshold))
+        found = alarms(take.times_s, take.watched(take.breach[:, 0]).scores, config.rule(lead.threshold))
         motion = take.motion / max(float(take.motion.max()), 1e-9)
         stem = f"timeline_{index:03d}"
         result.plots.append(plots.timeline(take.times_s, {"breach": take.breach[:, 0], "motion in the zone (scaled)": motion}, take.truth.events, found,
@@ -318,7 +318,7 @@ def _pictures(lead: Verdict, test: list[Scored], config: SterilityConfig, folder
 
 
 def take_of(scored: Scored, horizon: int = 0) -> Take:
-    return Take(scored.times_s, scored.breach[:, horizon], scored.truth.events)
+    return scored.watched(scored.breach[:, horizon])
 
 
 def _ahead(horizon_s: float) -> str:

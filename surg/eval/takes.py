@@ -1,7 +1,7 @@
 """Whole recordings through the server: a score for every window of every take, with what is true at that time beside it.
 
 A take is one video seen through one zone. Its true events are the breaches that rows of the manifest name (labels `breach`,
-`breach_t0`, `breach_t1`, or a list `breaches`); its length is what the rows cover. Scores go to one Parquet table piece by piece, so that a run
+`breach_t0`, `breach_t1`, or a list `breaches`); it is judged where rows cover it, and nowhere between. Scores go to one Parquet table piece by piece, so that a run
 whose server died goes on in the middle of the take where it stopped.
 """
 
@@ -30,12 +30,14 @@ from surg.data.stills import is_stills
 from surg.data.video import iter_frames
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
-from surg.metrics.detection import Span, merge
+from surg.metrics.detection import Span, Take, merge
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 SLACK_S = 1e-3
+GAP_S = 2.0
+"""Rows of a take further apart than this leave something between them that nobody annotated."""
 PIECE = 120
 """Windows that are kept together: so many are lost at most when the server dies, two minutes of a take at a stride of 1 s."""
 FORMAT = 2
@@ -75,8 +77,13 @@ class TakeTruth:
         return str(self.labels.get("camera", ""))
 
     @property
+    def stretches(self) -> list[Span]:
+        """What the rows cover; what lies between them is unknown, not a no."""
+        return merge(((clip.start_s, clip.end_s) for clip in self.rows), GAP_S) or [(self.start_s, self.end_s)]
+
+    @property
     def seconds(self) -> float:
-        return self.end_s - self.start_s
+        return sum(end - start for start, end in self.stretches)
 
 
 @dataclass(frozen=True)
@@ -94,15 +101,26 @@ class Scored:
     """(W,): the most probable class of the action head, where the model has one and it was asked."""
 
     def targets(self, horizons_s: tuple[float, ...]) -> npt.NDArray[np.float64]:
-        """(W, H): is there a breach at some moment of [t, t + h]; NaN where the recording ends before."""
-        columns = []
+        """(W, H): is there a breach at some moment of [t, t + h]; NaN where what is annotated ends before."""
+        columns, reach = [], self._reach()
         for horizon in horizons_s:
             hit = np.zeros(len(self.times_s), bool)
             for start, end in self.truth.events:
                 hit |= (start <= self.times_s + horizon + SLACK_S) & (end >= self.times_s - SLACK_S)
-            known = hit | (self.times_s + horizon <= self.truth.end_s + SLACK_S)
+            known = np.isfinite(reach) & (hit | (self.times_s + horizon <= reach + SLACK_S))
             columns.append(np.where(known, hit.astype(np.float64), np.nan))
         return np.stack(columns, axis=1) if columns else np.zeros((len(self.times_s), 0))
+
+    def watched(self, scores: npt.NDArray[np.float64]) -> Take:
+        """Scores as events are judged by them: no alarm and no time where nobody annotated."""
+        return Take(self.times_s, np.where(np.isfinite(self._reach()), scores, -np.inf), self.truth.events)
+
+    def _reach(self) -> npt.NDArray[np.float64]:
+        """(W,): until when it is known what happens after a window; -inf where nobody annotated."""
+        reach = np.full(len(self.times_s), -np.inf)
+        for start, end in self.truth.stretches:
+            reach[(self.times_s >= start - SLACK_S) & (self.times_s <= end + SLACK_S)] = end
+        return reach
 
 
 def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:

@@ -34,7 +34,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Take:
-    """One recording: scores at their times, and the true events."""
+    """One recording: scores at their times, and the true events. A score of -inf is a moment that nobody watched."""
 
     times_s: Floats
     scores: Floats
@@ -47,6 +47,8 @@ class Take:
     @property
     def hours(self) -> float:
         """Time watched: from the first score to the last, plus the step that the last one stands for."""
+        if np.isneginf(self.scores).any():
+            return self.step_s * int(np.sum(~np.isneginf(self.scores))) / 3600
         return (float(self.times_s[-1] - self.times_s[0]) + self.step_s) / 3600 if len(self.times_s) else 0.0
 
 

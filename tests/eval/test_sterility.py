@@ -237,6 +237,20 @@ def test_fewer_false_alarms_asked_for_never_lower_the_threshold(tmp_path: Path) 
     assert any("No threshold on val" in warning for warning in result.warnings)
 
 
+def test_what_lies_between_the_rows_of_a_video_is_unknown_and_not_a_no() -> None:
+    rows = [Clip("v.mp4", a, b, "a", labels={"breach": 0}) for a, b in ((0, 20), (21, 40), (500, 540))]
+    scores = np.full(541, 0.1)
+    scores[[30, 200, 300, 520]] = 0.9  # two of the four alarms are where nobody looked
+    truth = TakeTruth("a", "v.mp4", "a", "test", None, 0.0, 540.0, ((520.0, 521.0),), tuple(rows))
+    take = Scored(truth, np.arange(541.0), np.stack([scores, scores], 1), np.zeros(541), None)
+    assert truth.seconds == 80
+    assert np.flatnonzero(np.isfinite(take.targets((0.0,))[:, 0])).tolist() == [*range(41), *range(500, 541)]
+    assert np.isnan(take.targets((2.0,))[[39, 40, 499], 0]).all()
+    found = judge("model", [scores], [take], 0.0, 0.5, SterilityConfig(repeats=100))
+    assert (len(found.events.caught), len(found.events.false), found.windows) == (1, 1, 82)
+    assert found.events.hours == pytest.approx(82 / 3600)
+
+
 def test_windows_behind_a_piece_are_those_of_the_whole_take(take_manifest: Path) -> None:
     import small
 
