@@ -42,7 +42,8 @@ def weights_found(folder: Path | None = None) -> Iterator[Finding]:
     from surg.model import zoo
 
     here = folder or Path.cwd()
-    files = {released.file: name for name, released in zoo.RELEASED.items()}
+    # By Meta's own name, or by the name that `surg weights pull NAME` gives it.
+    files = {file: name for name, released in zoo.RELEASED.items() for file in (released.file, f"{name}.pt")}
     found = sorted(
         f"{files[path.name]} ({place}/{path.name})"
         for place in WEIGHT_FOLDERS

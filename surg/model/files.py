@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from surg.errors import CheckpointError
+from surg.model.saved import SHIPPED, shipped
 
 Tree = dict[str, Tensor]
 Layout = Literal["bundle", "safetensors", "transformers", "torch"]
@@ -48,7 +49,9 @@ def open_weights(path: Path) -> WeightFile:
 
 
 def resolve(path: Path) -> Path:
-    """The file meant by a path: a run folder stands for its best checkpoint, or its last one."""
+    """The file meant by a path: a run folder stands for its best checkpoint, or its last one; `surg-tiny` for what ships."""
+    if str(path) == SHIPPED and not path.exists():
+        return shipped()
     if not path.exists():
         raise CheckpointError(f"There is no file or folder {path}.\nFetch released weights with: surg weights pull NAME")
     if path.is_dir():

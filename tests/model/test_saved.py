@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from surg.doctor.sizes import weights_found
 from surg.errors import CheckpointError
 from surg.model.bundle import hash_of, load_bundle, read_header, save_bundle
+from surg.model.checkpoint import load_encoder
 from surg.model.encoder import build_encoder
 from surg.model.heads import LinearHead
 from surg.model.pack import pack
@@ -35,6 +37,20 @@ def test_a_run_stands_for_its_best_checkpoint_or_its_last(bundle: Path) -> None:
     assert find_bundle(run) == best
     assert find_bundle(bundle) == bundle
     assert find_bundle(bundle.parent) == best
+
+
+def test_the_shipped_models_name_is_understood_where_weights_are_loaded() -> None:
+    state = load_encoder(SHIPPED).state_dict()
+    assert torch.equal(state["norm.weight"], load_bundle(find_bundle(SHIPPED)).part("encoder").state_dict()["norm.weight"])
+
+
+def test_released_weights_are_found_under_the_name_that_pull_gives_them(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    for name in ("vitl.pt", "vitl-2.1.pt"):
+        (tmp_path / "weights" / name).touch()
+    (finding,) = weights_found(tmp_path)
+    assert "vitl (weights/vitl.pt)" in finding.found
+    assert "vitl-2.1 (weights/vitl-2.1.pt)" in finding.found
 
 
 def test_the_shipped_model_has_a_name_and_is_whole() -> None:
