@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 
 from surg.data import executor
 from surg.data.adapters.files import is_video, videos_under
+from surg.data.adapters.frame_list import write_frame_list
 from surg.data.deidentify import DeidentifyConfig, Finding, copies_at, deidentified, deidentify
 from surg.data.faces import open_detector
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.sources import image_rate
+from surg.data.stills import open_stills
 from surg.errors import ConfigError, DataError
 from surg.runs import atomic_file, write_json
 
@@ -211,8 +213,21 @@ def _copied_masks(manifest: Manifest, names: Names, findings: dict[str, Finding]
         source = Path(original)
         if original in originals:
             copies[original] = str((folder / name).absolute()) + ("" if source.is_dir() else source.suffix)
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, _emptied(Path(copies[original])))
+            if source.suffix == ".txt":
+                _copy_listed(source, Path(copies[original]))
+            else:
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, _emptied(Path(copies[original])))
     return copies
+
+
+def _copy_listed(source: Path, target: Path) -> None:
+    """A list names files of the original: the copy has files and names of its own."""
+    stills = open_stills(source)
+    pictures = [_emptied(target.with_suffix("")) / f"{number:06d}{file.suffix}" for number, file in enumerate(stills.files)]
+    target.with_suffix("").mkdir()
+    for file, picture in zip(stills.files, pictures):
+        shutil.copyfile(file, picture)
+    write_frame_list(target, list(zip(stills.times_s.tolist(), pictures)))
 
 
 def _emptied(path: Path) -> Path:

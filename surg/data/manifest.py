@@ -62,7 +62,7 @@ class Clip:
     zone: list[list[float]] | None = None
     """A polygon of [x, y] corners in 0..1 of the upright frame; None is the whole picture."""
     masks: str | None = None
-    """A folder or .npz of instance masks."""
+    """Instance masks: an .npz, a folder of pictures, one a frame of the clip, or a .txt list of pictures with times of the video."""
     meta: dict[str, str] = field(default_factory=dict)
     """Anything else. `fps` is the rate of an image folder, `crop` is `x0,y0,x1,y1` in 0..1 of the frame to keep."""
 

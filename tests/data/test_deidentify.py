@@ -18,6 +18,7 @@ from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.out_of_body import OutOfBodyConfig, look, stretches_outside
 from surg.data.overlay import crop_without, find_overlay
 from surg.data.sources import probe_clip, read_clip
+from surg.data.stills import open_stills
 from surg.data.video import iter_frames, probe, read_frames
 from surg.errors import ConfigError, DataError
 
@@ -389,6 +390,20 @@ def test_masks_that_are_not_there_are_said_before_the_first_video(tmp_path: Path
     with pytest.raises(DataError, match=r"no masks .+gone\.npz"):
         deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
     assert not (tmp_path / "out/videos").exists()
+
+
+def test_a_list_of_masks_is_copied_with_its_pictures(tmp_path: Path) -> None:
+    video = str(write(tmp_path / "in/doe.mp4", [tissue(i) for i in range(24)]))
+    cv2.imwrite(str(tmp_path / "in/doe_7.png"), np.ones(SIZE, np.uint8))
+    (tmp_path / "in/doe.txt").write_text("doe_7.png\t1.5\n")
+    write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(tmp_path / "in/doe.txt"))])
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
+    assert done.manifest is not None
+    (copy,) = Manifest.read(done.manifest).clips()
+    stills = open_stills(Path(str(copy.masks)))
+    assert stills.times_s.tolist() == [1.5]
+    assert stills.files[0].is_relative_to(tmp_path / "out/masks")
+    assert "doe" not in str(stills.files[0].relative_to(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -48,7 +48,8 @@ def read(
                 continue
             numbers = np.array([number for number, _ in keyframes], dtype=float)
             listed = write_frame_list(lists / f"{case}.txt", _timed(pictures, numbers))
-            masks = base / "annotations" / "segmentations" / case
+            drawn = _timed(pictures_in(base / "annotations" / "segmentations" / case), numbers)
+            masks = str(write_frame_list(lists / f"{case}.masks.txt", drawn).path) if drawn else None
             moments = ((float(second), value) for second, (_, value) in enumerate(keyframes))
             for start, end, value in merge_runs(moments, 1.0):
                 ledger.find()
@@ -59,7 +60,7 @@ def read(
                     case=case,
                     split=split,
                     labels={label: names.get(value, f"{label} {value}"), f"{label}_id": value},
-                    masks=str(masks) if masks.is_dir() else None,
+                    masks=masks,
                     meta=listed.meta,
                 )
 

@@ -51,7 +51,7 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             ledger.lack("video or frames", folder.name)
             continue
         number = int(found[1])
-        masks = folder / "segmentation"
+        masks = _masks(folder, frames_per_s, lists)
         for start, end, action in merge_runs(((frame / frames_per_s, action) for frame, action in rows), 1 / RATE):
             ledger.find()
             yield Clip(
@@ -61,9 +61,15 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
                 case=f"video_{number:02d}",
                 split="test" if number > 40 else "train",
                 labels={"action": ACTIONS[action], "action_id": action},
-                masks=str(masks) if masks.is_dir() else None,
+                masks=masks,
                 meta=video[1],
             )
+
+
+def _masks(folder: Path, frames_per_s: float, lists: Path) -> str | None:
+    """Masks stand once a second, under the numbers of the labels' frames: a list says when."""
+    pictures = [(number / frames_per_s, path) for number, path in pictures_in(folder / "segmentation")]
+    return str(write_frame_list(lists / f"{folder.parent.name}_{folder.name}.masks.txt", pictures).path) if pictures else None
 
 
 def _rows(table: Path, ledger: Ledger) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Masks that exist already: files of a data set, or what a simulator drew."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,12 @@ import numpy.typing as npt
 from surg.data.manifest import Clip
 from surg.data.segment.masks import Frames, Ids, Segmentation, relabel
 from surg.data.sources import crop_of
+from surg.data.stills import open_stills
 from surg.errors import DataError
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
+REACH_S = 1.0
+"""How far in time a listed mask may be from a frame: sets draw one a second, or one in half a minute, which says nothing of its neighbours."""
 
 
 class GivenSegmenter:
@@ -20,7 +24,7 @@ class GivenSegmenter:
 
     `masks` of the clip is an .npz with `ids` (T, H, W), with `times_s` if its frames are not evenly spaced from the clip's start, and with
     `instances` and `roles` (n,) if its things have names; or a folder of pictures, one a frame in the order of their names, whose grey
-    level or colour is the instance.
+    level or colour is the instance; or a .txt list of such pictures with their times in the video.
     """
 
     def __init__(self, clip: Clip, *, instances: bool = True) -> None:
@@ -31,10 +35,16 @@ class GivenSegmenter:
                 "A clip has no masks to be given: its `masks` column is empty.\nUse --segmenter motion, or index a data set that has masks."
             )
         self._all = read_masks(Path(clip.masks), clip)
+        self._listed = clip.masks.endswith(".txt")
         self._crop = None if self._all.extra else crop_of(clip)
         """Masks that surg made are of what the crop keeps already."""
 
     def __call__(self, frames: Frames, times_s: npt.NDArray[np.float64]) -> Segmentation:
+        if self._listed and (lack := np.abs(self._all.times_s[None, :] - times_s[:, None]).min(axis=1)).max() > REACH_S:
+            raise DataError(
+                f"At {times_s[lack.argmax()]:.1f} s the nearest given mask is {lack.max():.1f} s away, expected {REACH_S:g} at most.\n"
+                "These masks are too sparse to follow things by: use --segmenter motion, sam2 or sam3."
+            )
         ids = self._all.at(times_s, frames.shape[1:3], self._crop)
         if self.instances:
             return Segmentation(ids, times_s, self._all.names, self._all.scores, self._all.linked)
@@ -43,8 +53,18 @@ class GivenSegmenter:
 
 def read_masks(path: Path, clip: Clip) -> Segmentation:
     """Masks in any form that we know. Raises DataError that says which forms those are."""
+    if path.suffix == ".txt":
+        stills = open_stills(path)
+        near = np.flatnonzero((stills.times_s >= clip.start_s - REACH_S) & (stills.times_s <= clip.end_s + REACH_S))
+        if not len(near):
+            raise DataError(f"{path} lists no mask from {clip.start_s:.1f} to {clip.end_s:.1f} s.")
+        ids, names = _from_pictures([stills.files[index] for index in near])
+        return Segmentation(ids, stills.times_s[near], names, dict.fromkeys(names, 1.0), True)
     if path.is_dir():
-        ids, names = _from_pictures(path)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        if not files:
+            raise DataError(f"The mask folder {path} has no pictures; expected {', '.join(PICTURES)}, one a frame.")
+        ids, names = _from_pictures(files)
         return Segmentation(ids, _times(clip, len(ids)), names, dict.fromkeys(names, 1.0), True)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -66,10 +86,7 @@ def read_masks(path: Path, clip: Clip) -> Segmentation:
     return Segmentation(ids, times_s, names, dict.fromkeys(names, 1.0), True)
 
 
-def _from_pictures(folder: Path) -> tuple[Ids, dict[int, str]]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-    if not files:
-        raise DataError(f"The mask folder {folder} has no pictures; expected {', '.join(PICTURES)}, one a frame.")
+def _from_pictures(files: Sequence[Path]) -> tuple[Ids, dict[int, str]]:
     pictures = [_as_numbers(file) for file in files]
     shape = pictures[0].shape
     pictures = [picture if picture.shape == shape else resize_numbers(picture, shape) for picture in pictures]

@@ -14,6 +14,7 @@ from surg.data.adapters.registry import adapter
 from surg.data.adapters.restricted_pickle import read_pickle
 from surg.data.kinematics import actions_between
 from surg.data.manifest import Clip
+from surg.data.segment.given import GivenSegmenter
 from surg.data.stills import open_stills
 from surg.errors import ConfigError, DataError
 from tests.data.adapters import trees
@@ -146,6 +147,14 @@ def test_a_patient_cut_into_two_videos_is_one_case(rarp: Path, tmp_path: Path) -
     assert len(found) == 2
 
 
+def test_masks_stand_at_their_second_of_the_video_and_not_of_the_clip(rarp: Path, tmp_path: Path) -> None:
+    found = [clip for clip in adapter("sarrarp50").read(rarp, lists=tmp_path) if clip.case == "sarrarp50/video_01"]
+    (later,) = (clip for clip in found if clip.start_s == 1.0)
+    masks = GivenSegmenter(later)(np.zeros((3, 48, 64, 3), np.uint8), np.array([1.0, 2.0, 2.9]))
+    levels = [masks.names[int(frame.max())] for frame in masks.ids]
+    assert levels == [f"object {0x010101 * grey}" for grey in (11, 12, 12)]
+
+
 # JIGSAWS
 
 
@@ -251,6 +260,9 @@ def test_pictures_between_keyframes_are_placed_between_their_seconds(prostate: P
     assert times[:4].tolist() == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0], abs=1e-5)
     assert times[-1] == pytest.approx(5 + 2 / 3, abs=1e-5)
     assert found.masks is not None
+    assert open_stills(Path(found.masks)).times_s.tolist() == [1.0]
+    with pytest.raises(DataError, match="nearest given mask is 3"):
+        GivenSegmenter(found)(np.zeros((2, 16, 24, 3), np.uint8), np.array([1.0, 4.0]))
 
 
 def test_the_folds_of_grasp(prostate: Path, tmp_path: Path) -> None:

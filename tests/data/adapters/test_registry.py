@@ -46,7 +46,7 @@ def test_every_clip_of_every_set_can_be_decoded(name: str, tmp_path: Path) -> No
         assert 0.0 <= clip.start_s < clip.end_s
         frames = read_frames(clip.video, [clip.start_s, (clip.start_s + clip.end_s) / 2])
         assert frames.shape[0] == 2
-        assert clip.masks is None or Path(clip.masks).is_dir()
+        assert clip.masks is None or Path(clip.masks).is_file()
 
 
 @pytest.mark.parametrize("name", ["surgvu", "cholec80", "cholect50"])

@@ -270,7 +270,8 @@ def sarrarp50(root: Path) -> Path:
         folder = root / part / name
         video(folder / "video_left.avi", 3, fps=10)
         text(folder / "action_discrete.txt", [f"{6 * index:09d},{value}" for index, value in enumerate(classes)])
-        picture(folder / "segmentation/000000000.png")
+        for second in range(3):
+            picture(folder / f"segmentation/{60 * second:09d}.png", 10 + second)
     folder = root / "train2/video_02"
     for index in range(30):
         picture(folder / f"rgb/{6 * index:09d}.png")
