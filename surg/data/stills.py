@@ -36,7 +36,7 @@ class Stills:
 
 
 def is_stills(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or path.suffix.lower() == ".txt" or "%" in path.name or path.is_dir()
+    return path.suffix.lower() in SUFFIXES or path.suffix.lower() == ".txt" or _is_pattern(path) or path.is_dir()
 
 
 def open_stills(path: Path, fps: float | None = None) -> Stills:
@@ -46,10 +46,15 @@ def open_stills(path: Path, fps: float | None = None) -> Stills:
     rate = fps if fps is not None else 1.0
     if path.suffix.lower() == ".txt":
         return _from_list(path, rate)
-    files = _matching(path) if "%" in path.name else _in_folder(path) if path.is_dir() else [path]
+    files = _matching(path) if _is_pattern(path) else _in_folder(path) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise DataError(f"{path} holds no images; expected {', '.join(sorted(SUFFIXES))}.")
     return Stills(files, np.arange(len(files)) / rate, rate)
+
+
+def _is_pattern(path: Path) -> bool:
+    """`%06d.png`, and not a file that is really called `blood 5% down.mp4`."""
+    return _NUMBER.search(path.name) is not None and not path.exists()
 
 
 def read_image(path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -306,8 +306,9 @@ def _rotation_of_first_frame(container: Any, stream: Any) -> int:
 def _stated_duration(container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.duration > 0:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and container.duration > 0:
+    if container.duration is not None and container.duration > 0 and len(container.streams) == 1:
         return float(container.duration) / av.time_base
+    # Matroska, WebM and FLV tell the length of the longest stream, and sound often goes on beyond the picture.
     return None
 
 

@@ -92,6 +92,31 @@ def test_probe_finds_length_and_rate_also_where_the_container_is_silent(kind: st
     assert (info.width, info.height, info.rotation) == (128, 96, 0)
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "flv", "mp4", "avi", "ts"])
+def test_sound_that_outlasts_the_picture_makes_no_longer_video(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"talks.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        voice = container.add_stream("aac", rate=44100)
+        for index in range(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted.paint(index), format="rgb24")))
+        container.mux(stream.encode())
+        for start in range(0, 9 * 44100, 1024):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.sample_rate, sound.pts = 44100, start
+            container.mux(voice.encode(sound))
+        container.mux(voice.encode())
+    assert probe(path).duration_s == pytest.approx(4.0, abs=0.1)
+    assert painted.numbers_of(read_frames(path, [probe(path).duration_s])) == [99]
+
+
+def test_a_percent_sign_in_a_name_makes_no_pattern_of_a_video(tmp_path: Path) -> None:
+    for name in ("Fundus 50%_a.mp4", "5%d.mp4"):
+        path = painted.write(tmp_path / name, 10, 25)
+        assert painted.numbers_of(read_frames(path, [0.2])) == [5]
+
+
 def test_a_raw_stream_without_time_stamps_is_read(tmp_path: Path) -> None:
     path = painted.write(tmp_path / "raw.h264", 50, 25, format="h264", options={**X264, "bf": "0"})
     assert probe(path).frames == 50
