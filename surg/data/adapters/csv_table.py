@@ -19,7 +19,10 @@ KNOWN = ("video", "start_s", "end_s", "case", "split", "source", "licence")
 
 
 def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ",") -> Iterator[Clip]:
-    """case: the column that names the patient; without that column each video is a case of its own."""
+    """case: the column that names the patient; without a column `case` each video is a case of its own.
+
+    Raises DataError when another column was named and is not there; a row that leaves its patient open is missing.
+    """
     table = root
     if root.is_dir():
         tables = sorted(root.glob("*.csv"))
@@ -31,6 +34,12 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
             if line == 2 and "video" not in row:
                 raise DataError(f"{table} has no column `video`; it has {', '.join(row)}.")
             ledger.lack("row without a video", f"line {line}")
+            continue
+        if case not in row and case != "case":
+            raise DataError(f"{table} has no column `{case}` to name the patient; it has {', '.join(row)}.")
+        if case in row and not row[case]:
+            # A patient of its own it need not be: it may be one of the others, on another side of the split.
+            ledger.lack("patient of a row", f"line {line}: {row['video']}")
             continue
         video = (table.parent / row["video"]).absolute()
         if not video.exists():

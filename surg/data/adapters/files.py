@@ -9,7 +9,11 @@ from typing import Any
 
 from surg.errors import DataError
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".gif"}
+    # What recorders, camcorders and DVDs write.
+    | {".ts", ".mts", ".m2ts", ".vob", ".mxf", ".asf", ".flv", ".3gp", ".ogv", ".dv", ".m2v", ".h264", ".264", ".hevc", ".265"}
+)
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 

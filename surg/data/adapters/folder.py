@@ -3,7 +3,7 @@
 ROOT/*.mp4                       one unlabelled clip each
 ROOT/CLASS/*.mp4                 labels.class = CLASS            (labels="folder")
 ROOT/train|val|test/…            the first folder is the split when it is called so
-ROOT/…/FRAMES/000001.png …       a folder that holds pictures is a video; it needs fps=…
+ROOT/…/FRAMES/000001.png …       a folder that holds pictures and no video is a video; it needs fps=…
 """
 
 import re
@@ -44,7 +44,7 @@ def read(
     expression whose first group, found in the path below ROOT, names the case: `case="(patient\\d+)"`.
     """
     pattern = _case_pattern(case)
-    for path in _videos(root):
+    for path in _videos(root, ledger):
         below = path.relative_to(root)
         split = SPLITS.get(below.parts[0].lower(), "") if len(below.parts) > 1 else ""
         folders = below.parts[1:-1] if split else below.parts[:-1]
@@ -53,7 +53,7 @@ def read(
         except DataError as error:
             ledger.lack("unreadable video", f"{below} ({error})")
             continue
-        name = _case(below, case, pattern)
+        name = _case(below, case, pattern, is_file=path.is_file())
         if name is None:
             ledger.lack(f"no case by the pattern {case!r}", below)
             continue
@@ -71,13 +71,20 @@ def read(
         )
 
 
-def _videos(root: Path) -> Iterator[Path]:
+def _videos(root: Path, ledger: Ledger) -> Iterator[Path]:
     if is_video(root):
         yield root
         return
-    for path in paths_under(root):
-        if is_video(path) or (path.is_dir() and path.name != "frame_lists" and pictures_in(path)):
+    paths = list(paths_under(root))
+    with_videos = {path.parent for path in paths if is_video(path)}
+    for path in paths:
+        if is_video(path):
             yield path
+        elif path.is_dir() and path.name != "frame_lists" and pictures_in(path):
+            if path in with_videos:
+                ledger.leave_out("pictures beside videos, such as a recorder's snapshots", path.relative_to(root))
+            else:
+                yield path
 
 
 def _video(path: Path, listed: Path, fps: float | None) -> tuple[Path, float, dict[str, str]]:
@@ -102,9 +109,12 @@ def _case_pattern(case: str) -> re.Pattern[str] | None:
     return pattern
 
 
-def _case(below: Path, case: str, pattern: re.Pattern[str] | None) -> str | None:
+def _case(below: Path, case: str, pattern: re.Pattern[str] | None, *, is_file: bool) -> str | None:
     if pattern is not None:
         found = pattern.search(below.as_posix())
         return found[1] if found else None
     # The whole path without suffix, so that a/one.mp4 and b/one.mp4 are two cases.
-    return below.with_suffix("").as_posix() if case == "file" else below.parent.as_posix()
+    if case == "folder":
+        return below.parent.as_posix()
+    # Of a folder of pictures a dot begins no suffix: 1.2.840.1 and 1.2.840.2 are two.
+    return (below.with_suffix("") if is_file else below).as_posix()

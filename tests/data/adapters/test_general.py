@@ -8,6 +8,7 @@ from surg.data.adapters.ledger import Ledger
 from surg.data.adapters.registry import adapter
 from surg.data.manifest import Clip
 from surg.errors import ConfigError, DataError
+from tests.data import painted
 from tests.data.adapters import trees
 
 # UCF101
@@ -148,6 +149,31 @@ def test_an_unreadable_video_is_counted_and_not_replaced(videos: Path, tmp_path:
     assert [kind for kind, _ in ledger.lacks] == ["unreadable video"]
 
 
+def test_snapshots_beside_a_video_are_no_video(tmp_path: Path) -> None:
+    trees.video(tmp_path / "set/p1/a.mp4", 2)
+    trees.picture(tmp_path / "set/p1/Still_001.jpg")
+    ledger = Ledger()
+    found = list(adapter("folder").read(tmp_path / "set", ledger=ledger))
+    assert [Path(clip.video).name for clip in found] == ["a.mp4"]
+    assert [what for _, what in ledger.left_out] == ["p1"]
+
+
+def test_folders_of_pictures_whose_names_have_dots_are_cases_of_their_own(tmp_path: Path) -> None:
+    for name in ("1.2.840.1", "1.2.840.2"):
+        trees.picture(tmp_path / f"set/{name}/0.png")
+    found = adapter("folder").read(tmp_path / "set", lists=tmp_path / "lists", fps=1)
+    assert [clip.case for clip in found] == ["1.2.840.1", "1.2.840.2"]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "m2ts", "MTS", "vob", "mxf"])
+def test_what_recorders_write_is_found(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"set/a.{suffix}"
+    path.parent.mkdir()
+    painted.write(path, 25, 25, codec="mpeg2video", format={"vob": "vob", "mxf": "mxf"}.get(suffix, "mpegts"))
+    (clip,) = adapter("folder").read(tmp_path / "set")
+    assert clip.end_s == pytest.approx(1.0, abs=0.25)
+
+
 def test_a_folder_of_pictures_is_a_video_of_the_rate_given(tmp_path: Path) -> None:
     for index in (1, 2, 10):
         trees.picture(tmp_path / f"set/knot/one/img{index}.png", grey=index)
@@ -186,6 +212,23 @@ def test_another_column_can_be_the_case(tmp_path: Path) -> None:
     trees.text(tmp_path / "clips.csv", ["video;patient", "one.mp4;p7"])
     assert [clip.case for clip in adapter("csv").read(tmp_path / "clips.csv", case="patient", delimiter=";")] == ["p7"]
     assert [clip.case for clip in adapter("csv").read(tmp_path, delimiter=";")] == ["one"]
+
+
+def test_a_patient_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    trees.video(tmp_path / "a.mp4", 2)
+    trees.text(tmp_path / "t.csv", ["video,patient,phase", "a.mp4,p1,cut"])
+    with pytest.raises(DataError, match="no column `patiend`"):
+        list(adapter("csv")(tmp_path / "t.csv", case="patiend"))
+
+
+def test_a_row_that_leaves_its_patient_open_is_no_patient_of_its_own(tmp_path: Path) -> None:
+    for name in "ab":
+        trees.video(tmp_path / f"{name}.mp4", 2)
+    trees.text(tmp_path / "t.csv", ["video,patient", "a.mp4,p1", "b.mp4,"])
+    ledger = Ledger()
+    found = list(adapter("csv").read(tmp_path / "t.csv", case="patient", ledger=ledger, max_missing=0.5))
+    assert [clip.case for clip in found] == ["p1"]
+    assert ledger.lacks == [("patient of a row", "line 3: b.mp4")]
 
 
 def test_rows_whose_video_is_missing_are_counted(tmp_path: Path) -> None:
