@@ -9,7 +9,6 @@ V-JEPA and SurgMotion know no times within a video: exporting writes each clip a
 
 import csv
 import json
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,14 +109,24 @@ def import_vjepa(source: Path, out: Path, label: str = "label") -> Manifest:
     def clips() -> Iterator[Clip]:
         for file in files:
             for number, line in enumerate(file.read_text().splitlines(), start=1):
-                parts = shlex.split(line)
+                # As pandas reads it: an apostrophe in a path is no quote.
+                parts = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True), [])
                 if not parts:
                     continue
                 if len(parts) != 2 or not parts[1].lstrip("-").isdigit():
                     raise DataError(f"{file} line {number} is {line!r}; expected a path, a space and the number of a class.")
                 path = Path(parts[0]) if parts[0].startswith("/") else (file.parent / parts[0]).absolute()
                 value = names.get(parts[1], int(parts[1]))
-                yield _whole(Clip(str(path), 0, 0, path.stem, file.stem if source.is_dir() else "", labels={label: value}))
+                yield _whole(
+                    Clip(
+                        str(path),
+                        0,
+                        0,
+                        path.with_suffix("").as_posix(),
+                        file.stem if source.is_dir() else "",
+                        labels={label: value},
+                    )
+                )
 
     return write_manifest(out, clips())
 

@@ -69,6 +69,17 @@ def test_vjepa_gets_whole_videos_as_they_are_and_parts_cut_out(manifest: Manifes
     assert painted.numbers_of(read_frames(part, [0.01, 0.79])) == [10, 29]
 
 
+def test_vjepa_videos_of_one_name_in_two_folders_are_two_cases_and_an_apostrophe_is_no_quote(tmp_path: Path) -> None:
+    for folder in ("O'Brien", "Roe"):
+        (tmp_path / folder).mkdir()
+        painted.write(tmp_path / folder / "video.mp4", 10, 25)
+    (tmp_path / "train.csv").write_text(f"{tmp_path}/O'Brien/video.mp4 0\n{tmp_path}/Roe/video.mp4 1\n")
+    run("import", tmp_path / "train.csv", "--out", tmp_path / "m.parquet", "--format", "vjepa")
+    clips = list(Manifest.read(tmp_path / "m.parquet").clips())
+    assert [Path(clip.video).parent.name for clip in clips] == ["O'Brien", "Roe"]
+    assert len({clip.case for clip in clips}) == 2
+
+
 def test_vjepa_comes_back_with_names_splits_and_durations(manifest: Manifest, tmp_path: Path) -> None:
     run("export", manifest.path, "--out", tmp_path / "x", "--format", "vjepa", "--label", "action")
     run("import", tmp_path / "x", "--out", tmp_path / "back.parquet", "--format", "vjepa", "--label", "action")

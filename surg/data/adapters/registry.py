@@ -51,6 +51,8 @@ _MODULES = {
 
 # Formats whose cases are the user's own.
 _OWN_CASES = {"folder", "csv"}
+# Values of `label` that give clips where nothing is labelled.
+WITHOUT_LABELS = {"none", "take"}
 # Options that the adapter fills in itself, not the user.
 _OWN = {"root", "ledger", "_ledger", "lists"}
 
@@ -97,6 +99,9 @@ class Adapter:
         root = _checked_root(self.name, root)
         ledger = Ledger() if ledger is None else ledger
         arguments = self._arguments(self.reader, options)
+        if whole and "label" not in options and (without := WITHOUT_LABELS & set(self._choices("label"))):
+            # Videos, parts and takes that no label covers are material too.
+            arguments["label"] = without.pop()
         if "lists" in inspect.signature(self.reader).parameters:
             arguments["lists"] = (lists or root / "frame_lists").absolute()
         clips = self.reader(root, ledger, **arguments)
@@ -115,6 +120,10 @@ class Adapter:
         arguments = self._arguments(self.samples, options)
         for sample in self.samples(_checked_root(self.name, root), Ledger() if ledger is None else ledger, **arguments):
             yield dataclasses.replace(sample, case=self._case(sample.case))
+
+    def _choices(self, option: str) -> tuple[Any, ...]:
+        parameter = self.options().get(option)
+        return typing.get_args(parameter.annotation) if parameter is not None else ()
 
     def _case(self, case: str) -> str:
         """`video07` of one set is not that of another: cases of known sets carry the set's name."""

@@ -43,11 +43,11 @@ def read(
     root: Path,
     ledger: Ledger,
     *,
-    label: Literal["task", "tool"] = "task",
+    label: Literal["task", "tool", "none"] = "task",
     crop: bool = True,
     public_sample: Literal["leave_out", "test"] = "leave_out",
 ) -> Iterator[Clip]:
-    """label: which table's intervals become clips. crop: tell decoders to cut the strip that names the tools.
+    """label: which table's intervals become clips; `none` gives every part whole. crop: tell decoders to cut the strip that names the tools.
     public_sample: what becomes of cases 122-132, whose videos are public: out, or in the test split.
     """
     labels = _label_folder(root)
@@ -60,8 +60,8 @@ def read(
         meta = {"crop": CROP} if crop else {}
         split = "test" if number in VQA_SAMPLE else ""
         lengths = _lengths(parts, ledger)
-        if table is None or not table.is_file():
-            if labels:
+        if label == "none" or table is None or not table.is_file():
+            if labels and label != "none":
                 ledger.lack(f"{label} table", case)
             for part, length_s in lengths.items():
                 ledger.find()

@@ -79,6 +79,13 @@ def test_one_flat_folder_of_videos_without_labels_is_read_whole(tmp_path: Path) 
     ]
 
 
+def test_whole_videos_are_all_parts_also_those_that_no_interval_covers(tmp_path: Path) -> None:
+    root = trees.surgvu(tmp_path)
+    trees.video(root / "surgvu24/case_001/case_001_video_part_003.mp4", 4)
+    found = list(adapter("surgvu").read(root, whole=True))
+    assert [(Path(clip.video).stem[-3:], clip.end_s) for clip in found] == [("001", 8.0), ("002", 6.0), ("003", 4.0)]
+
+
 def test_the_flat_folder_takes_labels_that_lie_beside_it(tmp_path: Path) -> None:
     trees.video(tmp_path / "videos/case_001_video_part_001.mp4", 4)
     trees.text(tmp_path / "labels/case_001/tasks.csv", [trees.TASKS_HEADER, "0,1,1.0,1,3.0,Suturing"])
