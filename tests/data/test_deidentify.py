@@ -289,6 +289,16 @@ def test_pictures_without_times_keep_the_rate_of_their_manifest(tmp_path: Path) 
     assert probe_clip(copy).duration_s == pytest.approx(4.0)
 
 
+def test_copies_of_pictures_can_be_handed_on_without_the_folder_they_were_made_in(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"in/{index}.png"), tissue(index)[..., ::-1])
+    copy, _ = deidentify(tmp_path / "in", tmp_path / "out/a", DeidentifyConfig(overlay="keep"))
+    assert str(tmp_path) not in copy.read_text()
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    assert read_frames(tmp_path / "elsewhere/a.txt", [1.0]).shape[0] == 1
+
+
 # ------------------------------------------------------------------ many videos
 
 

@@ -6,6 +6,7 @@ one line a picture, its path, a tab, its time in seconds.
 """
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,21 @@ def write_frame_list(path: Path, frames: Sequence[tuple[float, Path]]) -> FrameL
     for (earlier, _), (later, picture) in itertools.pairwise(frames):
         if not later > earlier:
             raise DataError(f"{picture} is at {later} s, after one at {earlier} s: the times of a frame list have to increase.")
-    write_text(path, "".join(f"{picture.absolute()}\t{round(time_s, 6)}\n" for time_s, picture in frames))
+    home = _home(path)
+    write_text(path, "".join(f"{_stored(picture, path, home)}\t{round(time_s, 6)}\n" for time_s, picture in frames))
     step = median(later - earlier for (earlier, _), (later, _) in itertools.pairwise(frames)) if len(frames) > 1 else 1.0
     return FrameList(path, len(frames), step, frames[-1][0] + step)
+
+
+def _home(path: Path) -> Path:
+    """The folder that is moved as one: the manifest's, where the list lies in a NAME.frames of it, else the list's own."""
+    parents = path.absolute().parents
+    return next((folder.parent for folder in parents if folder.suffix == ".frames" or folder.name == "frame_lists"), parents[0])
+
+
+def _stored(picture: Path, path: Path, home: Path) -> str:
+    """As in a manifest: relative to the list below the folder that is moved as one, absolute elsewhere."""
+    whole = picture.absolute()
+    return (
+        os.path.relpath(whole, path.absolute().parent) if whole.is_relative_to(home) and ".." not in whole.parts else str(whole)
+    )

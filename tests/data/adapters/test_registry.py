@@ -145,6 +145,15 @@ def test_a_manifest_with_its_frame_lists_can_be_moved(tmp_path: Path) -> None:
     assert read_frames(clip.video, [0.0]).shape[0] == 1
 
 
+def test_a_manifest_can_be_moved_together_with_its_pictures(tmp_path: Path) -> None:
+    index("cholect50", trees.cholect50(tmp_path / "one/set"), tmp_path / "one/t50.parquet")
+    (tmp_path / "one").rename(tmp_path / "two")
+    from surg.data.manifest import Manifest
+
+    clip = next(Manifest.read(tmp_path / "two/t50.parquet").clips())
+    assert read_frames(clip.video, [0.0]).shape[0] == 1
+
+
 # intervals
 
 
