@@ -90,7 +90,7 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
         )
     with _open(path, limits) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        duration = _stated_duration(container, stream)
+        duration = _stated_duration(stream)
         count = int(stream.frames)
         rotation = _rotation_of_first_frame(container, stream)
         if duration is None or not count:
@@ -303,12 +303,11 @@ def _rotation_of_first_frame(container: Any, stream: Any) -> int:
     raise DataError(f"{container.name} has no frame that can be decoded. It may be damaged or cut short.")
 
 
-def _stated_duration(container: Any, stream: Any) -> float | None:
+def _stated_duration(stream: Any) -> float | None:
     if stream.duration is not None and stream.duration > 0:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and container.duration > 0 and len(container.streams) == 1:
-        return float(container.duration) / av.time_base
-    # Matroska, WebM and FLV tell the length of the longest stream, and sound often goes on beyond the picture.
+    # Matroska, WebM and FLV tell for all streams together when the last one ends: sound often goes on beyond the picture, and a
+    # recorder's second piece begins where its first one ended.
     return None
 
 

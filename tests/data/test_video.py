@@ -111,6 +111,14 @@ def test_sound_that_outlasts_the_picture_makes_no_longer_video(suffix: str, tmp_
     assert painted.numbers_of(read_frames(path, [probe(path).duration_s])) == [99]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_stamps_that_begin_late_make_no_longer_video(suffix: str, tmp_path: Path) -> None:
+    """A recorder's second piece, whose clock goes on where the first one's ended."""
+    path = painted.write(tmp_path / f"b.{suffix}", stamps=[100_000 + 40 * index for index in range(100)])
+    assert probe(path).duration_s == pytest.approx(4.0, abs=0.1)
+    assert painted.numbers_of(read_frames(path, [1.0])) == [25]
+
+
 def test_a_percent_sign_in_a_name_makes_no_pattern_of_a_video(tmp_path: Path) -> None:
     for name in ("Fundus 50%_a.mp4", "5%d.mp4"):
         path = painted.write(tmp_path / name, 10, 25)
