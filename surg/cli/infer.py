@@ -50,9 +50,10 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
 ) -> None:
     """Look at VIDEOS and print the events; --out keeps every window."""
+    import contextlib
     import json
 
-    from surg.errors import ConfigError
+    from surg.errors import ConfigError, DataError
     from surg.serving import inference
     from surg.serving.client import connect
     from surg.serving.follow import is_address
@@ -61,6 +62,8 @@ def infer(
         raise ConfigError("No video was given. Try: surg infer CLIP.mp4    or: surg infer --follow FOLDER")
     if videos and follow is not None:
         raise ConfigError("VIDEOS and --follow were both given; choose one. A folder that is followed may hold videos already.")
+    if follow_for is not None and follow is None:
+        raise ConfigError("--follow-for ends --follow, which was not given.")
     polygon = _polygon(zone)
     if follow is not None and is_address(follow):
         if on_server:
@@ -69,31 +72,51 @@ def infer(
             _live(client, follow, polygon, stride, threshold, surprise, follow_for, out, as_json)
         return
     found = inference.find_videos(videos) if videos else []
+    if out is not None:
+        inference.check_out(out)
     with connect(server or _running()) as client:
-        reports = []
+        reports: list[Report] = []
+        unread = []
         arriving = inference.follow(Path(follow), follow_for) if follow is not None else iter(())
-        for number, video in enumerate([*found] if follow is None else arriving, start=1):
-            report = _with_progress(
-                client,
-                video,
-                f"{number}/{len(found)}" if found else str(number),
-                polygon,
-                stride,
-                threshold,
-                surprise,
-                on_server,
-            )
-            reports.append(report)
-            if not as_json:
-                _print(report)
-            if out is not None:
-                inference.write(out, client, reports)  # after each: what is done stays done
+        # A folder is followed until Ctrl-C: its regular end.
+        with contextlib.suppress(*([KeyboardInterrupt] if follow is not None else [])):
+            for number, video in enumerate([*found] if follow is None else arriving, start=1):
+                report = _with_progress(
+                    client,
+                    video,
+                    f"{number}/{len(found)}" if found else str(number),
+                    polygon,
+                    stride,
+                    threshold,
+                    surprise,
+                    on_server,
+                )
+                unreadable = isinstance(report.stopped, DataError)
+                if report.stopped is not None and not report.windows and (not unreadable or len(found) == 1):
+                    raise report.stopped
+                reports.append(report)
+                if not as_json and report.windows:
+                    _print(report)
+                if out is not None:
+                    inference.write(out, client, reports)  # after each: what is done stays done
+                if unreadable:
+                    if len(found) == 1 and report.stopped is not None:
+                        raise report.stopped
+                    unread.append(video)
+                    typer.echo(f"skipped: {report.stopped}", err=True)
+                elif report.stopped is not None:
+                    raise report.stopped
         if as_json:
             typer.echo(json.dumps(inference.as_dict(client, reports), ensure_ascii=False))
         elif out is not None:
             typer.echo(f"\nwrote {out}    see it: surg demo")
         else:
             typer.echo("\nKeep every window: --out events.json")
+    if unread:
+        raise DataError(
+            f"{len(unread)} of {len(reports)} videos could not be read to their end; the others are done.\n"
+            "Repair or remove: " + ", ".join(map(str, unread))
+        )
 
 
 def _live(
@@ -150,9 +173,13 @@ def _with_progress(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from surg.data.video import probe
+    from surg.errors import DataError
     from surg.serving import inference
 
-    duration = probe(video).duration_s
+    try:
+        duration = probe(video).duration_s
+    except DataError as error:
+        return inference.Report(video, [], [], error)
     columns = (
         TextColumn("video {task.description}"),
         BarColumn(),
@@ -181,14 +208,19 @@ def _print(report: "Report") -> None:
 
 
 def _polygon(text: str | None) -> list[list[float]] | None:
-    from surg.errors import ConfigError
+    from surg.data.preprocess import zone_bounds
+    from surg.errors import ConfigError, DataError
 
     if text is None:
         return None
     try:
-        return [[float(number) for number in corner.split(",")] for corner in text.split()]
+        polygon = [[float(number) for number in corner.split(",")] for corner in text.split()]
+        zone_bounds(polygon)
     except ValueError as error:
         raise ConfigError(f"--zone {text!r} is not a list of x,y corners such as 0.3,0.4 0.7,0.4 0.7,0.9") from error
+    except DataError as error:
+        raise ConfigError(f"--zone {text!r}: {error}") from error
+    return polygon
 
 
 def _running() -> str:

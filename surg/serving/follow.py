@@ -20,7 +20,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.preprocess import Box, Polygon, PreprocessSpec, crop_box, resize_box, zone_map
+from surg.data.preprocess import Box, Polygon, PreprocessSpec, crop_box, resize_box, zone_bounds, zone_map
 from surg.errors import DataError
 from surg.serving.client import Client
 from surg.serving.results import Window
@@ -75,6 +75,8 @@ class Cutter:
     """Cuts a run of frames into windows, as `surg.serving.stream.cuts` does a file: the frame at t is the one shown at t."""
 
     def __init__(self, spec: PreprocessSpec, zone: Polygon | None, stride_s: float) -> None:
+        if zone is not None:
+            zone_bounds(zone)  # here and not in the camera's thread, which would take it for a broken stream
         self._spec, self._zone = spec, zone
         self._substeps, self._stride = steps(stride_s, spec.fps)
         self._span = (spec.num_frames - 1) * self._substeps + 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from surg.errors import DataError
+import numpy as np
+
+from surg.errors import ConfigError, DataError, SurgError
 from surg.metrics.detection import AlarmRule, alarms
 from surg.runs import write_text
 from surg.serving.client import Client
@@ -33,7 +36,10 @@ class Event:
 class Report:
     video: Path
     windows: list[Window]
+    """Their large arrays are left out: those of a day's videos would fill the memory."""
     events: list[Event]
+    stopped: BaseException | None = None
+    """What ended it before the end of the video; what was seen until then is here."""
 
 
 def find_videos(paths: Iterable[Path]) -> list[Path]:
@@ -62,16 +68,20 @@ def look(
     on_server: bool = False,
     progress: Callable[[Window], None] | None = None,
 ) -> Report:
-    """Watch one video to its end and gather events."""
-    windows = []
-    for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, on_server=on_server):
-        windows.append(window)
-        if progress:
-            progress(window)
+    """Watch one video to its end and gather events. What ends it earlier is in the report, Ctrl-C too: hours of windows are kept."""
+    windows: list[Window] = []
+    stopped: BaseException | None = None
+    nothing = np.zeros(0, np.float32)
+    try:
+        for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, on_server=on_server):
+            windows.append(replace(window, breach_map=nothing, embedding=nothing))
+            if progress:
+                progress(window)
+    except (SurgError, KeyboardInterrupt) as error:
+        stopped = error
     contract = client.contract
-    return Report(
-        video, windows, list(events(windows, lambda h: contract.threshold(h) if threshold is None else threshold, stride_s))
-    )
+    found = list(events(windows, lambda h: contract.threshold(h) if threshold is None else threshold, stride_s))
+    return Report(video, windows, found, stopped)
 
 
 def events(windows: list[Window], threshold: Callable[[float], float], stride_s: float = 0.0) -> Iterator[Event]:
@@ -136,7 +146,10 @@ def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0) ->
     sizes: dict[Path, int] = {}
     while True:
         for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS and file not in done):
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                continue  # renamed or moved on since it was listed
             if size and sizes.get(path) == size:
                 done.add(path)
                 yield path
@@ -162,6 +175,7 @@ def as_dict(client: Client, reports: Iterable[Report]) -> dict[str, Any]:
                 "video": str(report.video),
                 "events": [event.__dict__ for event in report.events],
                 "windows": [_row(window) for window in report.windows],
+                **({} if report.stopped is None else {"stopped": _reason(report.stopped)}),
             }
             for report in reports
         ],
@@ -178,6 +192,19 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
     rows.writerow(_header(client))
     rows.writerows(_csv_row(client, report.video, window) for report in reports for window in report.windows)
     write_text(path, text.getvalue())
+
+
+def check_out(path: Path) -> None:
+    """Raise ConfigError when `path` cannot become a file: before hours of work, not after."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(
+            f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'{parent} takes no files'}.\nGive --out a file, for example events.json."
+        )
+
+
+def _reason(stopped: BaseException) -> str:
+    return str(stopped).splitlines()[0] if isinstance(stopped, SurgError) else "interrupted"
 
 
 def _header(client: Client) -> list[str]:

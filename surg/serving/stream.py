@@ -58,6 +58,10 @@ def watch(
     contract = client.contract
     if surprise:
         contract.model("surg_world")
+    if surprise and on_server:
+        raise ConfigError(
+            "The server slides windows for surg_clip alone: surprise and on_server cannot be had together. Leave one out."
+        )
     if on_server:
         yield from _watch_on_server(client, video, zone, stride_s, start_s, end_s)
         return

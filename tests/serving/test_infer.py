@@ -1,0 +1,107 @@
+"""`surg infer` over many videos and many hours: what is done stays done, and nothing is asked for in vain."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from surg.cli.infer import infer
+from surg.data.video import write_video
+from surg.errors import ConfigError, DataError, ServerError
+from surg.serving import inference
+from surg.serving.client import Client, connect
+from surg.serving.follow import Cutter
+from tests.serving.toy import toy_contract, toy_repository
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> str:
+    return f"local:{toy_repository(tmp_path)[0]}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """a and c can be read; b, between them, cannot."""
+    for name in "ac":
+        write_video(tmp_path / "in" / f"{name}.mp4", (np.full((64, 96, 3), 5 * time, np.uint8) for time in range(40)), 10)
+    (tmp_path / "in" / "b.mp4").write_bytes(b"no video" * 100)
+    return tmp_path / "in"
+
+
+def test_a_video_that_cannot_be_read_does_not_stop_the_others(folder: Path, server: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)1 of 3 videos.*b\.mp4"):
+        infer([folder], server=server, out=tmp_path / "e.json")
+    found = {Path(video["video"]).name: video for video in json.loads((tmp_path / "e.json").read_text())["videos"]}
+    assert [len(found[name]["windows"]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [4, 0, 4]
+    assert "cannot be read" in found["b.mp4"]["stopped"]
+    assert "stopped" not in found["a.mp4"]
+
+
+def test_a_folder_goes_on_being_followed_after_a_video_that_cannot_be_read(
+    folder: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match="1 of 3"):
+        infer(follow=str(folder), follow_for=1.5, server=server)
+    assert "c.mp4: 4 windows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), ServerError("The server has gone.")])
+def test_what_was_seen_before_the_end_came_is_kept(
+    end: BaseException, folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Client.watch
+
+    def cut_short(self: Client, *call: Any, **settings: Any) -> Iterator[Any]:
+        for window in whole(self, *call, **settings):
+            if window.index == 2:
+                raise end
+            yield window
+
+    monkeypatch.setattr(Client, "watch", cut_short)
+    with pytest.raises(type(end)):
+        infer([folder / "a.mp4"], server=server, out=tmp_path / "e.json")
+    (video,) = json.loads((tmp_path / "e.json").read_text())["videos"]
+    assert len(video["windows"]) == 2
+    assert video["events"]
+    assert video["stopped"] in ("interrupted", "The server has gone.")
+
+
+def test_reports_hold_no_maps_and_embeddings(folder: Path, server: str) -> None:
+    with connect(server) as client:
+        (first, *_) = inference.look(client, folder / "a.mp4").windows
+    assert first.breach_map.size == first.embedding.size == 0
+
+
+def test_a_name_that_cannot_be_written_is_refused_before_the_work(
+    folder: Path, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="it is a folder"):
+        infer([folder / "a.mp4"], server=server, out=tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("zone", ["0.3,0.4", "0.1,0.1 0.2 0.3,0.3", "400,300 700,300 700,600"])
+def test_a_zone_that_is_none_is_refused_before_the_work(folder: Path, server: str, zone: str) -> None:
+    with pytest.raises(ConfigError, match="--zone"):
+        infer([folder / "a.mp4"], server=server, zone=zone)
+    with pytest.raises(DataError, match="zone"):
+        Cutter(toy_contract().preprocess, [[0.3, 0.4]], 1.0)
+
+
+def test_options_that_would_have_no_effect_are_refused(folder: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--follow-for"):
+        infer([folder / "a.mp4"], server=server, follow_for=5)
+    with connect(server) as client:
+        world = toy_contract().models[0].model_copy(update={"name": "surg_world"})
+        monkeypatch.setattr(client, "contract", client.contract.model_copy(update={"models": (*client.contract.models, world)}))
+        with pytest.raises(ConfigError, match="surprise and on_server"):
+            next(client.watch(folder / "a.mp4", surprise=True, on_server=True))
+
+
+def test_a_file_that_moves_on_while_a_folder_is_followed_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "part.mp4").symlink_to(tmp_path / "gone.mp4")
+    (tmp_path / "a.mp4").write_bytes(b"12")
+    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05)) == [tmp_path / "a.mp4"]
