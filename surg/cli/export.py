@@ -49,6 +49,7 @@ def export(
     import json
 
     from surg.config import load_config
+    from surg.errors import ConfigError
     from surg.serving.export import ExportConfig, export_files, export_repository
     from surg.serving.parity import table
 
@@ -56,6 +57,10 @@ def export(
     if format is Format.tensorrt:
         from surg.serving.tensorrt import require_tensorrt
 
+        if precision is Numbers.int8:
+            raise ConfigError(
+                "TensorRT takes no graph of int8 weights with activations quantised as they come. Use --precision fp16 or fp32."
+            )
         require_tensorrt()  # before minutes of work
     if format is Format.onnx:
         files = export_files(checkpoint, out, served=config.served, precision=precision.value, clips=clips, tolerance=tolerance)
@@ -80,12 +85,8 @@ def export(
         clips=clips,
         tolerance=tolerance,
         through_server=through_server,
-        standard_operators=format is Format.tensorrt,
+        plans=format is Format.tensorrt,
     )
-    if format is Format.tensorrt:
-        from surg.serving.tensorrt import build_repository
-
-        build_repository(done.repo, done.version)
     if as_json:
         typer.echo(
             json.dumps({"repo": str(done.repo), "version": done.version, "notes": done.notes, "parity": table(done.rows)})

@@ -21,6 +21,7 @@ from surg.serving.engines.embedded import find_environment
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import Precision, export_onnx
 from surg.serving.repository import QueueConfig
+from surg.serving.tensorrt import add_plans
 
 logger = logging.getLogger(__name__)
 
@@ -64,20 +65,24 @@ def export_repository(
     tolerance: float | None = None,
     through_server: bool = True,
     standard_operators: bool = False,
+    plans: bool = False,
 ) -> Exported:
     """Export every model that the checkpoint has the parts for into a new version of `repo`.
 
     standard_operators: leave out onnxruntime's fused attention; a queue with the TensorRT accelerator implies it.
+    plans: build TensorRT plans for this machine's GPU too, which are then what is served. Implies standard operators.
     Before anything is published, PyTorch, onnxruntime and (`through_server`) an embedded Triton must agree on `clips` clips.
     Raises ExportError when they do not; the repository is then as it was.
     """
     repo = Path(repo)
     repo.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=repo.resolve().parent) as scratch:
-        fused = not standard_operators and (queue is None or queue.accelerator == "none")
+        fused = not standard_operators and not plans and (queue is None or queue.accelerator == "none")
         made = _export(
             checkpoint, Path(scratch), served, precision, clips, tolerance, queue, through_server=through_server, fused=fused
         )
+        if plans:
+            add_plans(made.contract, made.files, repo.resolve().parent / f".{repo.name}-timing")
         version = repository.publish(repo, made.contract, made.files, queue)
     parity.write_table(made.rows, repo / "surg_clip" / str(version) / "parity.json")
     return Exported(repo, version, made.contract, made.notes, made.rows)

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LEAD_MODEL = "surg_clip"
 KEEP = "surg.keep_versions"
+PLAN = "model.plan"
+"""A TensorRT engine beside model.onnx; where all versions served have one, they are what is served."""
 
 
 class QueueConfig(Config):
@@ -82,7 +84,7 @@ def publish(
             (repo / spec.name).mkdir(exist_ok=True)
             (scratch / spec.name).replace(repo / spec.name / str(number))
     everything = {**before, number: contract}
-    served = sorted(everything)[-queue.keep_versions :]
+    served = _served(repo, contract, sorted(everything), queue.keep_versions)
     _write_configs(repo, everything, served, queue)
     return number
 
@@ -130,7 +132,7 @@ def rollback(repo: Path, to: int | None = None) -> tuple[list[int], list[int]]:
     if to not in on_disk:
         raise ServerError(f"{repo} has no version {to}; it holds {', '.join(map(str, on_disk)) or 'none'}.")
     keep = int(read_config(repo, lead_model(repo)).parameters[KEEP].string_value or 1)
-    now = [version for version in on_disk if version <= to][-keep:]
+    now = _served(repo, known[to], [version for version in on_disk if version <= to], keep)
     _write_configs(repo, known, now, None)
     return before, now
 
@@ -149,18 +151,6 @@ def read_config(repo: Path, model: str) -> Any:
         ) from error
     except text_format.ParseError as error:
         raise ServerError(f"{path} is not a Triton model configuration: {error}") from error
-
-
-def use_backend(repo: Path, model: str, backend: str, filename: str) -> None:
-    """Serve a model's versions from another file by another backend (`tensorrt`, `model.plan`)."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2 as pb
-
-    config = read_config(repo, model)
-    config.backend, config.default_model_filename = backend, filename
-    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
-    config.ClearField("optimization")
-    write_text(Path(repo) / model / "config.pbtxt", text_format.MessageToString(config, as_utf8=True))
 
 
 def lead_model(repo: Path) -> str:
@@ -247,6 +237,7 @@ def _write_configs(repo: Path, known: Mapping[int, Contract], served: list[int],
     from google.protobuf import text_format
 
     newest = known[served[-1]]
+    plans = _has_plans(repo, newest, served[-1])
     # The lead model last: its configuration is the one that clients and tools read the versions from.
     for spec in sorted(newest.models, key=lambda model: model.name == LEAD_MODEL):
         if queue is None:
@@ -258,7 +249,32 @@ def _write_configs(repo: Path, known: Mapping[int, Contract], served: list[int],
             config = model_config(spec, known, served, queue)
             if newest.classes:
                 write_text(repo / spec.name / "labels.txt", "\n".join(newest.classes) + "\n")
+        if spec.kind == "onnx":
+            _choose_backend(config, plans=plans)
         write_text(repo / spec.name / "config.pbtxt", text_format.MessageToString(config, as_utf8=True))
+
+
+def _has_plans(repo: Path, contract: Contract, version: int) -> bool:
+    return all((repo / spec.name / str(version) / PLAN).is_file() for spec in contract.models if spec.kind == "onnx")
+
+
+def _served(repo: Path, newest: Contract, versions: list[int], keep: int) -> list[int]:
+    """The newest `keep` of `versions`. A model has one backend for all its versions: with plans in the newest, those that have plans."""
+    if _has_plans(repo, newest, versions[-1]):
+        versions = [version for version in versions if _has_plans(repo, newest, version)]
+    return versions[-keep:]
+
+
+def _choose_backend(config: Any, *, plans: bool) -> None:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    if plans:
+        config.backend, config.default_model_filename = "tensorrt", PLAN
+        config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
+        config.ClearField("optimization")
+    elif config.backend == "tensorrt":
+        config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
+        config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_AUTO
 
 
 def _data_type(name: str) -> int:

@@ -5,39 +5,25 @@ deploy that does not match is refused here instead of failing in the server. Pre
 TensorRT 11 has no precision flags, and for TensorRT 10 the same is asked for explicitly.
 """
 
-import hashlib
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from surg.errors import ExportError, ServerError
-from surg.runs import atomic_file, write_json
-from surg.serving import repository
-from surg.serving.contract import ModelSpec
+from surg.errors import ExportError
+from surg.runs import atomic_file, file_sha256, write_json
+from surg.serving.contract import Contract, ModelSpec
+from surg.serving.plans import SIDECAR, Sidecar
+from surg.serving.repository import PLAN
 
 logger = logging.getLogger(__name__)
 
-SIDECAR = "model.plan.json"
 ACCELERATOR_ROUTE = (
     "What works without it: the ONNX repository served by NVIDIA's image, which builds the engines itself at its first start and keeps them:\n"
     "  surg export RUN --out repo --set queue.accelerator=tensorrt --set queue.engine_cache=/cache/trt\n"
     "  surg serve start repo --engine docker"
 )
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """For what a plan was built. All of it must match where it is served."""
-
-    tensorrt: str
-    gpu: str
-    sm: str
-    onnx_sha256: str
-    precision: str
-    profiles: dict[str, dict[str, list[int]]]
 
 
 def require_tensorrt() -> ModuleType:
@@ -71,7 +57,7 @@ def build_plan(
 
     Raises ExportError with the parser's own words when it does not take the graph.
     """
-    log = trt.Logger(trt.Logger.ERROR)
+    log = trt.Logger(trt.Logger.VERBOSE if logger.isEnabledFor(logging.DEBUG) else trt.Logger.ERROR)
     builder = trt.Builder(log)
     flags = 0
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
@@ -101,49 +87,24 @@ def build_plan(
     return bytes(plan)
 
 
-def build_repository(repo: Path, version: int) -> list[Path]:
-    """Turn a version of an ONNX repository into plans for this machine's GPU, with sidecars, and the configurations with them."""
+def add_plans(contract: Contract, files: dict[str, dict[str, Path | str]], timing_cache: Path) -> None:
+    """Build a plan beside every ONNX file for this machine's GPU, with its sidecar, and add both to `files`.
+
+    timing_cache: start of the name of a file that is kept from one build to the next.
+    """
     trt = require_tensorrt()
     import torch
 
-    contract = repository.contracts(repo)[version]
     major, minor = torch.cuda.get_device_capability()
     gpu, sm = torch.cuda.get_device_name(), f"{major}{minor}"
-    written = []
     for spec in (spec for spec in contract.models if spec.kind == "onnx"):
-        folder = repo / spec.name / str(version)
-        onnx = folder / "model.onnx"
-        plan = build_plan(onnx, spec, trt, timing_cache=repo.parent / f".{repo.name}-timing-{trt.__version__}-sm{sm}.cache")
-        with atomic_file(folder / "model.plan") as file:
-            file.write(plan)
-        sidecar = Sidecar(trt.__version__, gpu, sm, _sha256(onnx), contract.precision, profiles(spec))
-        write_json(folder / SIDECAR, asdict(sidecar))
-        repository.use_backend(repo, spec.name, "tensorrt", "model.plan")
-        written.append(folder / "model.plan")
-    return written
-
-
-def check_deploy(folder: Path, *, tensorrt: str, sm: str) -> Sidecar:
-    """Compare a plan's sidecar with where it is to be served. Raises ServerError that lists what differs."""
-    try:
-        found = Sidecar(**json.loads((folder / SIDECAR).read_text()))
-    except (FileNotFoundError, TypeError, ValueError) as error:
-        raise ServerError(
-            f"{folder} holds a plan of unknown origin (no readable {SIDECAR}).\nBuild it again: surg export RUN --format tensorrt"
-        ) from error
-    wrong = []
-    if found.tensorrt.split(".")[:2] != tensorrt.split(".")[:2]:
-        wrong.append(f"built by TensorRT {found.tensorrt}, served by {tensorrt}")
-    if found.sm != sm:
-        wrong.append(f"built for SM {found.sm} ({found.gpu}), this GPU is SM {sm}")
-    onnx = folder / "model.onnx"
-    if onnx.exists() and _sha256(onnx) != found.onnx_sha256:
-        wrong.append("built from another model.onnx than the one beside it")
-    if wrong:
-        raise ServerError(
-            f"The plan in {folder} does not fit here: {'; '.join(wrong)}.\nBuild it on this machine: surg export RUN --format tensorrt"
-        )
-    return found
+        onnx = files[spec.name]["model.onnx"]
+        assert isinstance(onnx, Path)
+        cache = timing_cache.with_name(f"{timing_cache.name}-{trt.__version__}-sm{sm}.cache")
+        plan, sidecar = onnx.with_name(PLAN), onnx.with_name(SIDECAR)
+        plan.write_bytes(build_plan(onnx, spec, trt, timing_cache=cache))
+        write_json(sidecar, asdict(Sidecar(trt.__version__, gpu, sm, file_sha256(onnx), contract.precision, profiles(spec))))
+        files[spec.name] |= {PLAN: plan, SIDECAR: sidecar}
 
 
 def _open_timing_cache(config: Any, path: Path | None) -> Any:
@@ -152,8 +113,3 @@ def _open_timing_cache(config: Any, path: Path | None) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

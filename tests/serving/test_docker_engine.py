@@ -1,6 +1,7 @@
 """What the Docker engine is asked for, with an engine that only takes notes: the real one is in test_containers.py."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,10 +52,11 @@ class Engine:
     def get(self, name: str) -> Any:
         if not self.here:
             raise ImageNotFound(name, explanation="No such image")
-        return self.left[0] if self.left else name
+        return self.left[0] if self.left else SimpleNamespace(attrs={})
 
     def pull(self, image: str) -> None:
         self.pulled.append(image)
+        self.here = True
 
 
 def start(monkeypatch: pytest.MonkeyPatch, engine: Engine, repo: Path, folder: Path) -> docker.DockerServer:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
 from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
+from surg.serving.plans import require_fit
 from surg.serving.shipped import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,7 @@ def start(
         volumes[str(_engines(user))] = {"bind": inside, "mode": "rw"}
     try:
         _have(client, image)
+        require_fit(repo, tensorrt=_tensorrt_of(client, image), sm=_sm())
         container = client.containers.create(
             image,
             [*COMMAND, *guard],
@@ -227,6 +230,22 @@ def _have(client: Any, image: str) -> None:
     except ImageNotFound:
         logger.info("Pulling %s: NVIDIA's is 20 GB and takes its time …", image)
         client.images.pull(image)
+
+
+def _tensorrt_of(client: Any, image: str) -> str | None:
+    """TensorRT's version in an image of NVIDIA, from the variable that they all set."""
+    variables = client.images.get(image).attrs.get("Config", {}).get("Env") or []
+    return next((value.removeprefix("TRT_VERSION=") for value in variables if value.startswith("TRT_VERSION=")), None)
+
+
+def _sm() -> str | None:
+    """Compute capability of this machine's first GPU, as 90; None where it cannot be asked."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.split()[0].replace(".", "") if found.split() else None
 
 
 def _engines(user: tuple[int, int]) -> Path:

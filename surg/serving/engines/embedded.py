@@ -188,6 +188,11 @@ def start(
     repo = Path(repo).resolve()
     spec_contracts = repository.contracts(repo)
     contract = spec_contracts[repository.served_versions(repo)[-1]]
+    if repository.read_config(repo, repository.lead_model(repo)).backend == "tensorrt":
+        raise ServerError(
+            f"{repo} serves TensorRT plans, which need a GPU and NVIDIA's image.\n"
+            f"Serve them there: surg serve start {repo} --engine docker    or their ONNX files in this process: local:{repo}"
+        )
     detached = folder is not None
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-triton-"))
     folder.mkdir(parents=True, exist_ok=True)
