@@ -50,6 +50,7 @@ class SharedInputs:
         self._client = client
         self._free: list[Region] = []
         self._all: list[Region] = []
+        self._abandoned: list[Region] = []
         self._lock = threading.Lock()
         self._usable = True
         self._swept = False
@@ -76,21 +77,23 @@ class SharedInputs:
                 self._free.append(lease.region)
 
     def discard(self, lease: Lease) -> None:
-        """Never lend this region again: an abandoned request may still be reading it."""
+        """Do not lend this region again: an abandoned request may still be reading it. The server is told later to let it go."""
         with self._lock:
             if lease.region in self._all:
                 self._all.remove(lease.region)
+                self._abandoned.append(lease.region)
 
     def forget(self) -> None:
         """The server has lost its registrations."""
         with self._lock:
-            self._free, self._all = [], []
+            self._free, self._all, self._abandoned = [], [], []
 
     def close(self) -> None:
         from tritonclient.utils import InferenceServerException
 
         with self._lock:
-            regions, self._all, self._free, self._usable = self._all, [], [], False
+            regions, self._all, self._free, self._usable = [*self._all, *self._abandoned], [], [], False
+            self._abandoned = []
         for region in regions:
             with contextlib.suppress(InferenceServerException):  # gone with the server
                 self._client.unregister_system_shared_memory(region.name, client_timeout=2)
@@ -107,6 +110,7 @@ class SharedInputs:
         from tritonclient.utils import InferenceServerException
 
         self._sweep_once()
+        self._sweep_abandoned()
         name = f"{prefix()}{os.getpid()}_{uuid.uuid4().hex[:12]}"
         path = FOLDER / name
         try:
@@ -128,6 +132,19 @@ class SharedInputs:
         with self._lock:
             self._all.append(region)
         return region
+
+    def _sweep_abandoned(self) -> None:
+        """Have the server drop the regions of requests that ran out of time; it refuses while it still reads one."""
+        from tritonclient.utils import InferenceServerException
+
+        with self._lock:
+            regions, self._abandoned = self._abandoned, []
+        for region in regions:
+            try:
+                self._client.unregister_system_shared_memory(region.name, client_timeout=2)
+            except InferenceServerException:
+                with self._lock:
+                    self._abandoned.append(region)
 
     def _sweep_once(self) -> None:
         """Have the server drop regions of clients on this machine that no longer exist."""

@@ -137,6 +137,25 @@ def test_a_killed_client_leaves_nothing_in_dev_shm_and_its_memory_is_dropped(tmp
         raw.close()
 
 
+def test_memory_of_requests_that_ran_out_of_time_is_dropped_too(tmp_path: Path) -> None:
+    from tritonclient.grpc import InferenceServerClient
+
+    repo, clip = toy_repository(tmp_path, slow=True)
+    clips = np.stack([clip] * 8)
+    with (
+        start_server(repo, threads=1) as server,
+        connect(server.grpc_url) as client,
+        InferenceServerClient(server.grpc_url) as look,
+    ):
+        client.clip(clips)
+        for _ in range(4):
+            with pytest.raises(ServerError, match="ran out of time"):
+                client.clip(clips, timeout_s=0.02)
+        time.sleep(1.5)
+        client.clip(clips)
+        assert len(look.get_system_shared_memory_status().regions) <= 2
+
+
 def test_a_broken_repository_shows_the_end_of_the_log(tmp_path: Path) -> None:
     repo, _ = toy_repository(tmp_path)
     (repo / "surg_clip" / "1" / "model.onnx").write_bytes(b"not a model")
