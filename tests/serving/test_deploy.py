@@ -19,8 +19,8 @@ import yaml
 
 from surg.serving.client import connect
 from surg.serving.engine import Server
-from surg.serving.engines.embedded import BACKENDS, find_environment, process_exists
-from surg.serving.engines.guardian import free_ports
+from surg.serving.engines.embedded import BACKENDS, find_environment
+from surg.serving.engines.guardian import born, free_ports
 from tests.serving.toy import toy_repository
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_the_entry_point_serves_a_repository_and_ends_on_sigterm(tmp_path: Path)
         server.send_signal(signal.SIGTERM)
         rc = server.wait(60)
     assert rc == 0, (tmp_path / "log").read_text()[-2000:]
-    assert not process_exists(server.pid)
+    assert not born(server.pid)
 
 
 def test_the_entry_point_refuses_an_empty_repository(tmp_path: Path) -> None:

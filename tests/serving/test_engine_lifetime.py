@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from surg.errors import ServerError
-from surg.serving import shm
+from surg.runs import write_json
+from surg.serving import registry, shm
 from surg.serving.client import connect
 from surg.serving.engine import Server, start_server
 from surg.serving.engines import embedded
-from surg.serving.engines.guardian import SHM, children, shm_namespace
+from surg.serving.engines.guardian import SHM, born, children, shm_namespace
 from tests.serving.toy import toy_repository
 
 pytestmark = pytest.mark.triton
@@ -47,7 +48,7 @@ def test_stop_ends_with_status_zero_and_an_empty_shared_memory(tmp_path: Path) -
     assert server.stop() == 0
     assert not regions(server)
     assert not folder.exists()
-    assert not embedded.process_exists(state["server_pid"])
+    assert not born(state["server_pid"])
 
 
 def test_only_loopback_is_bound(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_killed_starter_takes_its_server_along(tmp_path: Path) -> None:
     starter.kill()
     starter.wait()
     starter.stdout.close()
-    assert until(lambda: not embedded.process_exists(server_pid) and not embedded.process_exists(guardian_pid))
+    assert until(lambda: not born(server_pid) and not born(guardian_pid))
     assert not list(SHM.glob(f"{shm_namespace()}{guardian_pid}_*"))
 
 
@@ -107,7 +108,7 @@ def test_a_killed_guardian_takes_the_server_along_and_the_next_start_sweeps(tmp_
     server = start_server(repo, threads=1)
     guardian, pid = server.state["guardian_pid"], server.pid
     os.kill(guardian, signal.SIGKILL)
-    assert until(lambda: not embedded.process_exists(pid))
+    assert until(lambda: not born(pid))
     left = SHM / f"{shm_namespace()}{guardian}_left"
     left.write_bytes(b"x")
     server.guardian.wait()
@@ -154,6 +155,23 @@ def test_memory_of_requests_that_ran_out_of_time_is_dropped_too(tmp_path: Path) 
         time.sleep(1.5)
         client.clip(clips)
         assert len(look.get_system_shared_memory_status().regions) <= 2
+
+
+def test_another_process_that_got_the_guardians_id_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State outlives a restart of the machine, process ids do not."""
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path))
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        folder = registry.servers_folder() / "default"
+        state = {"engine": "embedded", "repo": str(tmp_path), "status": "ready", "rc": None}
+        write_json(folder / "state.json", {**state, "guardian_pid": stranger.pid, "guardian_born": "before:1"})
+        server = registry.find()
+        assert not server.alive
+        server.stop()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_broken_repository_shows_the_end_of_the_log(tmp_path: Path) -> None:

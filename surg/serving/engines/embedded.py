@@ -23,6 +23,7 @@ from surg.runs import write_json
 from surg.serving import repository
 from surg.serving.contract import Contract
 from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
+from surg.serving.engines.guardian import born
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,7 @@ class EmbeddedServer:
 
     @property
     def alive(self) -> bool:
-        return self.state.get("status") in ("starting", "ready", "restarting") and process_exists(
-            self.state.get("guardian_pid")
-        )
+        return self.state.get("status") in ("starting", "ready", "restarting") and self._guarded()
 
     def log_tail(self, lines: int = 30) -> str:
         log = self.folder / "server.log"
@@ -143,13 +142,18 @@ class EmbeddedServer:
             shutil.rmtree(self.folder, ignore_errors=True)
             return rc
         pid = self.state.get("guardian_pid")
-        if isinstance(pid, int) and process_exists(pid):
+        if isinstance(pid, int) and self._guarded():
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + EXIT_TIMEOUT_S + 20
-        while process_exists(pid) and time.monotonic() < deadline:
+        while self._guarded() and time.monotonic() < deadline:
             time.sleep(0.05)
         status = self.state.get("rc")
         return int(status) if status is not None else 1
+
+    def _guarded(self) -> bool:
+        """Whether the guardian is still there, and is the one that wrote the state."""
+        pid = self.state.get("guardian_pid")
+        return isinstance(pid, int) and bool(began := born(pid)) and began == self._state.get("guardian_born")
 
     def rollback(self, to: int | None = None) -> tuple[list[int], list[int]]:
         """Serve older versions and make the running server take them, without a restart. Returns (before, now)."""
@@ -318,13 +322,3 @@ def _assemble_backends(env: TritonEnv, folder: Path) -> Path:
     shutil.copy(env.triton / "python_backend_stubs" / env.python / "triton_python_backend_stub", python)
     shutil.copytree(BACKENDS / "onnxruntime", folder / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
-
-
-def process_exists(pid: object) -> bool:
-    if not isinstance(pid, int):
-        return False
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"

@@ -44,7 +44,13 @@ class Guardian:
         self.server: subprocess.Popen[bytes] | None = None
         self.stubs: set[int] = set()
         self.ports: list[int] = list(spec["ports"])
-        self.state: dict[str, Any] = {"guardian_pid": os.getpid(), "restarts": 0, "error": None, "rc": None}
+        self.state: dict[str, Any] = {
+            "guardian_pid": os.getpid(),
+            "guardian_born": born(os.getpid()),
+            "restarts": 0,
+            "error": None,
+            "rc": None,
+        }
         self.stopping = False
         self.restarted_at: list[float] = []
         self.prefix = f"{shm_namespace()}{os.getpid()}_"
@@ -289,6 +295,16 @@ def children(pid: int) -> set[int]:
                 if int(parent) == pid and state not in "ZX":
                     found.add(int(entry.name))
     return found
+
+
+def born(pid: int) -> str:
+    """When a live process began: its id alone is another's after a restart of the machine, or sooner. Empty when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
 def shm_namespace() -> str:
