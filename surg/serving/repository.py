@@ -8,6 +8,7 @@ A version folder counts only once config.pbtxt names it, and config.pbtxt is rep
 a folder nobody serves.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -74,15 +75,16 @@ def publish(
             raise ExportError(f"{error}\nVersions of one repository must be interchangeable: choose another --out.") from error
     number = max([0, *(version for spec in contract.models for version in _folders(repo / spec.name))]) + 1
     repo.mkdir(parents=True, exist_ok=True)
-    with _scratch(repo) as scratch:
-        for spec in contract.models:
-            folder = scratch / spec.name
-            folder.mkdir()
-            for name, content in files[spec.name].items():
-                _place(content, folder / name)
+    with contextlib.ExitStack() as stack:
+        ready = {}
         for spec in contract.models:
             (repo / spec.name).mkdir(exist_ok=True)
-            (scratch / spec.name).replace(repo / spec.name / str(number))
+            ready[spec.name] = stack.enter_context(_scratch(repo / spec.name)) / str(number)
+            ready[spec.name].mkdir()
+            for name, content in files[spec.name].items():
+                _place(content, ready[spec.name] / name)
+        for name, folder in ready.items():
+            folder.replace(repo / name / str(number))
     everything = {**before, number: contract}
     served = _served(repo, contract, sorted(everything), queue.keep_versions)
     _write_configs(repo, everything, served, queue)
@@ -298,9 +300,10 @@ def _place(content: Path | str, target: Path) -> None:
 
 
 @contextmanager
-def _scratch(repo: Path) -> Iterator[Path]:
-    """A folder on the same disk that Triton never looks into (it lists the repository's own children only)."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{repo.name}.", suffix=".publishing", dir=repo.resolve().parent))
+def _scratch(model: Path) -> Iterator[Path]:
+    """A folder beside the versions, which Triton passes over: its name is no number. Not beside the repository, which may be a
+    volume of its own, and nothing is renamed from one disk to another."""
+    folder = Path(tempfile.mkdtemp(prefix=".publishing-", dir=model))
     try:
         yield folder
     finally:

@@ -1,5 +1,6 @@
 """The repository on disk: what Triton reads, versions, rollback, and publishing that is all or nothing."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,20 @@ def test_a_failed_publish_leaves_nothing_that_is_served(tmp_path: Path) -> None:
         repository.publish(repo, toy_contract(), {"surg_clip": {"model.onnx": tmp_path / "nowhere.onnx"}})
     assert repository.served_versions(repo) == [1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repo", "toy-1.0.onnx"]
+
+
+def test_a_repository_that_is_a_volume_of_its_own_is_published_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = tmp_path / "volume"
+    rename = Path.replace
+
+    def within_one_disk(self: Path, target: Path) -> Path:
+        if self.is_relative_to(repo) != Path(target).is_relative_to(repo):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", within_one_disk)
+    assert [publish(repo, tmp_path, scale) for scale in (1, 2)] == [1, 2]
+    assert sorted(path.name for path in (repo / "surg_clip").iterdir()) == ["1", "2", "config.pbtxt"]
 
 
 def test_the_configuration_says_what_production_needs(tmp_path: Path) -> None:
