@@ -1,15 +1,18 @@
 """From a checkpoint to a repository that serves it, through the parity gate: what does not equal PyTorch is not kept."""
 
 import contextlib
+import errno
 import logging
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field
 
 from surg.config import Config
-from surg.errors import ServerError
+from surg.errors import ExportError, ServerError
 from surg.model.bundle import Bundle, load_bundle
 from surg.model.saved import find_bundle
 from surg.runs import write_text
@@ -24,6 +27,8 @@ from surg.serving.repository import QueueConfig
 from surg.serving.tensorrt import add_plans
 
 logger = logging.getLogger(__name__)
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 VIDEO = Path(__file__).parent / "backend" / "video" / "model.py"
 
@@ -75,16 +80,15 @@ def export_repository(
     Raises ExportError when they do not; the repository is then as it was.
     """
     repo = Path(repo)
-    repo.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=repo.resolve().parent) as scratch:
+    with _workplace(repo) as scratch:
         fused = not standard_operators and not plans and (queue is None or queue.accelerator == "none")
         made = _export(
-            checkpoint, Path(scratch), served, precision, clips, tolerance, queue, through_server=through_server, fused=fused
+            checkpoint, scratch, served, precision, clips, tolerance, queue, repo, through_server=through_server, fused=fused
         )
         if plans:
             add_plans(made.contract, made.files, repo.resolve().parent / f".{repo.name}-timing")
         version = repository.publish(repo, made.contract, made.files, queue)
-    parity.write_table(made.rows, repo / "surg_clip" / str(version) / "parity.json")
+        parity.write_table(made.rows, repo / "surg_clip" / str(version) / "parity.json")
     return Exported(repo, version, made.contract, made.notes, made.rows)
 
 
@@ -99,19 +103,43 @@ def export_files(
 ) -> ExportedFiles:
     """The ONNX files alone, in `out`/<model>/, with contract.json beside them: standard operators, the same gate without a server."""
     out = Path(out)
-    out.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=out.resolve().parent) as scratch:
-        made = _export(checkpoint, Path(scratch), served, precision, clips, tolerance, None, through_server=False, fused=False)
+    with _workplace(out) as scratch:
+        made = _export(checkpoint, scratch, served, precision, clips, tolerance, None, None, through_server=False, fused=False)
         paths = []
         for model, files in made.files.items():
             for name, content in files.items():
                 if isinstance(content, Path) and model != "surg_video":
                     target = out / model / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    content.replace(target)
+                    shutil.move(content, target)
                     paths.append(target)
     write_text(out / "contract.json", made.contract.model_dump_json(indent=2) + "\n")
     return ExportedFiles(paths, made.contract, made.rows)
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A folder to work in, on the disk of `out` where that can be. Raises ExportError when `out` cannot be written, before the
+    work as far as it can be seen."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+        parent = out.resolve().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".surg-export-", dir=out if out.exists() else parent):
+            pass
+        with contextlib.ExitStack() as stack:
+            try:
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".surg-export-", dir=parent))
+            except PermissionError:  # a volume of its own, in a folder of another's
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="surg-export-"))
+            yield Path(scratch)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise ExportError(
+            f"{out} cannot be written: {error.strerror}.\nNothing was published. Make room there, or choose another --out."
+        ) from error
 
 
 @dataclass
@@ -130,6 +158,7 @@ def _export(
     clips: int,
     tolerance: float | None,
     queue: QueueConfig | None,
+    repo: Path | None,
     *,
     through_server: bool,
     fused: bool,
@@ -137,6 +166,8 @@ def _export(
     bundle = load_bundle(find_bundle(checkpoint))
     ready = prepare(bundle, served or ServedConfig())
     contract = ready.contract.model_copy(update={"precision": precision})
+    if repo is not None:
+        repository.interchangeable(repo, contract)  # before minutes of work
     files: dict[str, dict[str, Path | str]] = {}
     for name, module in ready.modules.items():
         written = export_onnx(module, contract.model(name), scratch / name / "model.onnx", precision, fused=fused)

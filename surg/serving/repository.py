@@ -67,12 +67,7 @@ def publish(
     """
     queue = queue or QueueConfig()
     repo = Path(repo)
-    before = contracts(repo) if is_repository(repo) else {}
-    for version, old in before.items():
-        try:
-            contract.require_same_interface(old, f"Version {version} in {repo}")
-        except ServerError as error:
-            raise ExportError(f"{error}\nVersions of one repository must be interchangeable: choose another --out.") from error
+    before = interchangeable(repo, contract)
     number = max([0, *(version for spec in contract.models for version in _folders(repo / spec.name))]) + 1
     repo.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -89,6 +84,17 @@ def publish(
     served = _served(repo, contract, sorted(everything), queue.keep_versions)
     _write_configs(repo, everything, served, queue)
     return number
+
+
+def interchangeable(repo: Path, contract: Contract) -> dict[int, Contract]:
+    """The versions that `repo` has. Raises ExportError when `contract` has another interface than theirs."""
+    before = contracts(repo) if is_repository(repo) else {}
+    for version, old in before.items():
+        try:
+            contract.require_same_interface(old, f"Version {version} in {repo}")
+        except ServerError as error:
+            raise ExportError(f"{error}\nVersions of one repository must be interchangeable: choose another --out.") from error
+    return before
 
 
 def is_repository(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """What is published equals PyTorch; what does not is not published."""
 
+import errno
 import json
 import subprocess
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from surg.errors import CheckpointError, ExportError
 from surg.model.bundle import load_bundle
 from surg.serving import parity
 from surg.serving.client import Client, connect
-from surg.serving.export import Exported, ExportedFiles, export_repository
+from surg.serving.export import Exported, ExportedFiles, export_files, export_repository
 from surg.serving.graph import lay_out
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
 from surg.serving.repository import QueueConfig
 from tests.serving.conftest import CLASSES, SPEC, make_bundle
+from tests.serving.toy import toy_repository
 
 SMALL = ServedConfig(max_batch_size=2)
 
@@ -34,6 +36,36 @@ def test_the_gate_compares_every_output_of_every_model_in_every_batch_size(expor
     assert set(exported.rows[0].batches) == {1, 2, 3, 4}
     kept = json.loads((exported.repo / "surg_clip" / "2" / "parity.json").read_text())
     assert len(kept) == len(exported.rows)
+
+
+@pytest.mark.parametrize("command", [export_repository, export_files])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    command: Callable[..., object], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surg.serving.export.load_bundle", lambda _: pytest.fail("the work began"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "repo"):
+        with pytest.raises(ExportError, match="cannot be written"):
+            command(bundle, out)
+
+
+def test_a_disk_that_fills_up_is_an_error_of_one_sentence(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("surg.serving.repository._place", full)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export_repository(bundle, tmp_path / "repo", served=SMALL, clips=2, through_server=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_another_interface_is_refused_before_the_work(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    monkeypatch.setattr("surg.serving.export.export_onnx", lambda *_, **__: pytest.fail("the work began"))
+    with pytest.raises(ExportError, match="choose another --out"):
+        export_repository(bundle, repo, served=SMALL, clips=2, through_server=False)
 
 
 def test_an_export_that_differs_is_not_kept(bundle: Path, tmp_path: Path) -> None:
