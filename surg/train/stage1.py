@@ -18,11 +18,14 @@ class OrderHead(nn.Module):
         self.net = nn.Sequential(nn.LayerNorm(4 * width), nn.Linear(4 * width, hidden), nn.GELU(), nn.Linear(hidden, 2))
 
     def forward(self, early: Tensor, late: Tensor) -> Tensor:
-        """Tokens of both halves (B, N / 2, D), each encoded alone. Every second pair is shown swapped. Returns the loss."""
+        """Tokens of both halves (B, N / 2, D), each encoded alone. Every pair is asked about in both orders. Returns the loss.
+
+        With one order each, a batch of one clip would have one answer, which needs no look at the clip.
+        """
         first, second = _summary(early), _summary(late)
-        swapped = torch.arange(len(first), device=first.device) % 2 == 1
-        a, b = torch.where(swapped[:, None], second, first), torch.where(swapped[:, None], first, second)
-        return F.cross_entropy(self.net(torch.cat([a, b], dim=1)).float(), swapped.long())
+        asked = torch.cat([torch.cat([first, second], dim=1), torch.cat([second, first], dim=1)])
+        swapped = torch.arange(len(asked), device=asked.device) >= len(first)
+        return F.cross_entropy(self.net(asked).float(), swapped.long())
 
 
 class ContrastHead(nn.Module):

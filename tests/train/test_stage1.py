@@ -10,6 +10,7 @@ from surg.model.world import SurgicalActionConditionedWorldModel
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
+from surg.train.stage1 import OrderHead
 
 Settings = Callable[..., TrainConfig]
 
@@ -63,3 +64,12 @@ def test_the_guides_flags_reach_the_settings(tissue: Path) -> None:
     assert config.data.sources["main"].manifest == tissue
     frozen = resolve(Choices("stage1", [str(tissue)], encoder_frozen=True, use_mask_aux=True))
     assert (frozen.trainable.encoder, frozen.loss.weights.mask_aux) == ("none", 0.1)
+
+
+def test_a_single_clip_cannot_be_ordered_without_a_look_at_it() -> None:
+    torch.manual_seed(0)
+    head = OrderHead(8)
+    with torch.no_grad():
+        head.net[-1].weight.zero_()
+        head.net[-1].bias.copy_(torch.tensor([20.0, -20.0]))  # always "as it was"
+    assert head(torch.randn(1, 4, 8), torch.randn(1, 4, 8)) > 1.0
