@@ -23,9 +23,11 @@ class Anchor:
         if not l2 and not ewc:
             return penalties
         named = {name: parameter for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+        if not named:
+            return penalties
         gradients = [parameter.grad for parameter in named.values() if parameter.grad is not None]
         moved = torch._foreach_sub([parameter.detach() for parameter in named.values()], [self.start[name] for name in named])
-        if l2 and named:
+        if l2:
             torch._foreach_add_(gradients, moved, alpha=2 * l2)
             penalties["anchor"] = l2 * torch.stack(torch._foreach_norm(moved)).square().sum()
         for name, gradient, change in zip(named, gradients, moved):

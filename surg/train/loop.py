@@ -132,7 +132,7 @@ def train(
     if config.loss.weights.clear and not any(source.features for source in sources.values()):
         states.store_features(trainee, sources, reading)
     if config.loss.weights.ewc and not anchor.fisher:
-        estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor)
+        estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor, accelerator)
     sharded = parallel.is_sharded(config, accelerator)
     saved = parallel.Saved(trainee, teacher, sharded=sharded, main=main)
     if sharded:
@@ -214,9 +214,11 @@ def train(
                     accumulate = split_further(error, config, accumulate, world)
             if sharded:
                 parallel.drop_unused(trainee)
+            # fp16's gradients are scaled up; the pull is not.
+            accelerator.unscale_gradients()
             penalties = anchor.pull(trainee.encoder, config.loss.weights.anchor, config.loss.weights.ewc)
             values.update({name: float(value) for name, value in penalties.items()})
-            norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)
+            norm = nn.utils.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
             if teacher is not None:
@@ -287,7 +289,7 @@ def train(
 
 
 def gradients(
-    accelerator: Accelerator, wrapped: nn.Module, trainee: Trainee, teacher: Teacher | None, batch: Batch, draws: list[Draw],
+    accelerator: "Accelerator | Alone", wrapped: nn.Module, trainee: Trainee, teacher: Teacher | None, batch: Batch, draws: list[Draw],
     config: TrainConfig, step: int, parts: int, sources: dict[str, Source], weights: dict[str, float], classes: tuple[str, ...],
 ) -> dict[str, float]:  # fmt: skip
     """Forward and backward of one batch, in `parts`; the gradients are those of the whole batch over all processes."""
@@ -377,16 +379,35 @@ def estimate_fisher(
     sources: dict[str, Source],
     reading: Reading,
     anchor: drift.Anchor,
+    accelerator: Accelerator,
 ) -> None:
-    """EWC: squared gradients of the run's own losses at the start, over a few batches."""
-    accelerator = Accelerator(cpu=True)
-    weights = config.loss.weights.model_dump()
+    """EWC: squared gradients of the run's own losses at the start, over a few batches. Every process looks at the whole batches."""
+    weights, alone = config.loss.weights.model_dump(), Alone(accelerator)
     for number in range(1, config.drift.fisher_batches + 1):
         draws = sampler.draw(number)
-        batch = read_batch(draws, sources, reading)
-        gradients(accelerator, trainee, trainee, teacher, batch, draws, config, number, 1, sources, weights, reading.classes)
+        batch = read_batch(draws, sources, reading).to(accelerator.device)
+        gradients(
+            alone, trainee, trainee, teacher, batch, draws, config, number, config.accumulate, sources, weights, reading.classes
+        )
         anchor.add_fisher(trainee.encoder, 1 / config.drift.fisher_batches)
         trainee.zero_grad(set_to_none=True)
+    # What pulls must be the same to the bit everywhere, or the processes' weights part.
+    parallel.broadcast(anchor.fisher.values(), accelerator)
+
+
+class Alone:
+    """The accelerator as one process sees it that shares its step with nobody; its gradients are not scaled."""
+
+    num_processes, process_index = 1, 0
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
+
+    def no_sync(self, _: nn.Module) -> nullcontext[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
 
 def split_further(error: BaseException, config: TrainConfig, parts: int, world: int) -> int:

@@ -8,7 +8,7 @@ clips differ, one process may encode twice while another does once, so there a s
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,6 +171,12 @@ def drop_unused(trainee: Trainee) -> None:
     for parameter, size in zip(learning, sizes.tolist()):
         if size == 0.0:
             parameter.grad = None
+
+
+def broadcast(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Everyone takes the main process's tensors, in place."""
+    for tensor in tensors if accelerator.num_processes > 1 else ():
+        dist.broadcast(tensor, 0)
 
 
 def anyone(flag: bool, accelerator: Accelerator) -> bool:

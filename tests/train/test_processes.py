@@ -116,3 +116,15 @@ def test_split_batches_have_the_gradients_of_whole_ones(settings: Settings, tmp_
     whole, split = first_moments(tmp_path / "whole"), first_moments(tmp_path / "split")
     for name, gradient in whole.items():
         assert torch.allclose(gradient, split[name], atol=1e-5), name
+
+
+def test_two_processes_know_the_fisher_information_of_one(settings: Settings, tmp_path: Path) -> None:
+    config = settings("scratch", "steps=1", "loss.weights.ewc=1", "loss.weights.motion_aux=0", "drift.fisher_batches=2")
+    train(config, tmp_path / "one")
+    on_two_processes(config, tmp_path / "two")
+    one, two = (
+        torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True)["fisher"] for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=1e-3, atol=1e-12), name

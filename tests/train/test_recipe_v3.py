@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from surg.train import losses, optim
+from surg.train import loop, losses, optim
 from surg.train.config import TrainConfig
+from surg.train.device import make_accelerator
 from surg.train.drift import Anchor, relative_change
 from surg.train.flow import flow_weights, motion_guided_visible, warp
 from surg.train.loop import train
@@ -138,3 +140,32 @@ def test_leaving_out_a_piece_of_recipe_v3_moves_the_weights(
         whole["all"] = weights("all")
     other = weights("other", PIECES[piece])
     assert relative_change(whole["all"].values(), other.values()) > 1e-3
+
+
+@pytest.mark.parametrize("setting", ["trainable.encoder=none", "drift.lpft=0.5"])
+def test_an_anchor_lets_an_encoder_rest_that_does_not_learn(setting: str, settings: Settings, tmp_path: Path) -> None:
+    config = settings("pretrain", setting, "steps=2")
+    assert config.loss.weights.anchor > 0
+    assert train(config, tmp_path / "run").step == 2
+
+
+def test_the_pull_is_as_strong_under_scaled_gradients(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings("pretrain", "steps=2", "loss.weights.anchor=1e3", "optim.clip=null", "loss.weights.motion_aux=0")
+    train(config, tmp_path / "plain")
+
+    def scaling(config: TrainConfig) -> Accelerator:
+        accelerator = make_accelerator(config)
+        accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=1024.0), True
+        accelerator.state._mixed_precision = "fp16"
+        return accelerator
+
+    monkeypatch.setattr(loop, "make_accelerator", scaling)
+    train(config, tmp_path / "scaled")
+    plain, scaled = (
+        torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True)["optimizer"]
+        for name in ("plain", "scaled")
+    )
+    name = "encoder.blocks.0.mlp.fc1.weight"
+    assert float(scaled[name]["exp_avg"].norm() / plain[name]["exp_avg"].norm()) == pytest.approx(1.0, rel=0.2)
