@@ -94,6 +94,23 @@ class RunFolder:
 
         Raises RunError when the folder holds a run already (unless `overwrite`) or cannot be written.
         """
+        run = cls.vacant(path, overwrite=overwrite)
+        if overwrite:
+            # What is left of the run before would be taken for this one's: evaluated, resumed.
+            for old in (run.metrics_path, *run.checkpoints.glob("*.*")):
+                old.unlink(missing_ok=True)
+        for folder in (run.checkpoints, run.plots):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+        write_json(run.path / "environment.json", describe_environment(seed=seed, data_fingerprint=data_fingerprint))
+        write_text(run.config_path, to_yaml(config))
+        return run
+
+    @classmethod
+    def vacant(cls, path: Path, *, overwrite: bool = False) -> "RunFolder":
+        """Where a run may be created. Raises RunError where it may not."""
         run = cls(Path(path))
         if run.config_path.exists() and not overwrite:
             raise RunError(
@@ -102,15 +119,6 @@ class RunFolder:
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path} is a file; a run needs a folder. Choose another --out.")
-        if overwrite:
-            run.metrics_path.unlink(missing_ok=True)
-        for folder in (run.checkpoints, run.plots):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _unwritable(folder, error) from error
-        write_json(run.path / "environment.json", describe_environment(seed=seed, data_fingerprint=data_fingerprint))
-        write_text(run.config_path, to_yaml(config))
         return run
 
     @classmethod

@@ -1,6 +1,6 @@
 """From the command line's words to a run: recipe, then sources, then named flags, then --set."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +49,45 @@ class Report:
 def resolve(choices: Choices) -> TrainConfig:
     """The settings of a new run."""
     plain = recipes.load_recipe(choices.recipe)
-    extra: dict[str, Any] = {"data": {"sources": _manifests(choices.data, plain)}}
+    given: dict[str, Any] = {"data": {"sources": _manifests(choices.data, plain)}}
     if choices.init is not None:
-        extra["init"] = choices.init
+        given["init"] = choices.init
+
+    def build(*layers: Mapping[str, Any]) -> TrainConfig:
+        return recipes.load_recipe(choices.recipe, extra=[given, *layers], overrides=choices.overrides or [])
+
+    return _with_flags(choices, plain, build)
+
+
+def _with_flags(choices: Choices, plain: TrainConfig, build: Callable[..., TrainConfig]) -> TrainConfig:
+    """What `build` makes of the named flags; `plain` is what stands without them."""
+    flags = _flags(choices, plain)
+    config = build(flags)
+    if choices.warmup_epochs is None:
+        return config
+    if config.steps is not None:
+        raise ConfigError(
+            f"--warmup-epochs counts passes, but the length of this run is set in steps ({config.steps}).\n"
+            "Say --num-epochs as well, or the share of the run: --set schedule.warmup=0.1"
+        )
+    return build(flags, {"schedule": {"warmup": choices.warmup_epochs / config.epochs}})
+
+
+def _flags(choices: Choices, plain: TrainConfig) -> dict[str, Any]:
+    """The named flags as settings, but for the warm-up."""
+    extra: dict[str, Any] = {}
     if choices.encoder_frozen is not None:
         extra["trainable"] = {"encoder": "none" if choices.encoder_frozen else "all"}
         if not choices.encoder_frozen:
             # Fine-tuned encoders learn at a tenth of the heads' rate.
             extra["optim"] = {"encoder_lr": 0.1}
     if choices.num_epochs is not None:
-        extra["epochs"] = choices.num_epochs
+        # A length in steps would win.
+        extra |= {"epochs": choices.num_epochs, "steps": None}
     if choices.batch_size is not None:
         extra["batch_size"] = choices.batch_size
     if choices.learning_rate is not None:
         extra.setdefault("optim", {})["lr"] = choices.learning_rate
-    if choices.warmup_epochs is not None:
-        extra["schedule"] = {"warmup": choices.warmup_epochs / (choices.num_epochs or plain.epochs)}
     weights: dict[str, float] = {}
     if choices.lambda_mask is not None:
         weights["mask_aux"] = choices.lambda_mask
@@ -75,32 +98,59 @@ def resolve(choices: Choices) -> TrainConfig:
     if weights:
         extra["loss"] = {"weights": weights}
     if choices.num_workers is not None:
-        extra["data"]["workers"] = choices.num_workers
+        extra["data"] = {"workers": choices.num_workers}
     for name in ("device", "seed"):
         if getattr(choices, name) is not None:
             extra[name] = getattr(choices, name)
-    return recipes.load_recipe(choices.recipe, extra=extra, overrides=choices.overrides or [])
+    return extra
+
+
+def resumed(choices: Choices, run: RunFolder) -> TrainConfig:
+    """The settings of a run that goes on: its own, then the named flags, then --set."""
+    config = load_config(TrainConfig, run.config_path)
+    if Path(choices.recipe).stem != config.recipe:
+        raise ConfigError(
+            f"{run.path} is a run of {config.recipe}, not of {choices.recipe}.\n"
+            f"Go on with it: surg train {config.recipe} --resume {run.path}; or start from its weights: --init {run.path}"
+        )
+    useless = {"--data": choices.data, "--init": choices.init, "--overwrite": choices.overwrite, "--dry-run": choices.dry_run}
+    useless["--out"] = choices.out is not None and choices.out.resolve() != run.path.resolve()
+    if given := [name for name, value in useless.items() if value]:
+        raise ConfigError(
+            f"--resume goes on with the run's own data and weights, in its own folder: leave out {', '.join(given)}.\n"
+            f"Another run from these weights: --init {run.path} --out NEW. Data that moved: --set data.sources.NAME.manifest=PATH"
+        )
+
+    def build(*layers: Mapping[str, Any]) -> TrainConfig:
+        return load_config(TrainConfig, run.config_path, *layers, overrides=choices.overrides or [])
+
+    return _with_flags(choices, config, build)
 
 
 def _manifests(words: list[str], config: TrainConfig) -> Mapping[str, Any]:
     """`PATH` fills every source that has no manifest, `NAME=PATH` one of them."""
-    sources: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    rest: list[str] = []
     for word in words:
         name, equals, path = word.partition("=")
         if equals and name in config.data.sources:
-            sources[name] = {"manifest": str(manifest_path(Path(path)))}
+            named[name] = {"manifest": str(manifest_path(Path(path)))}
         elif equals and not Path(word).exists():
             raise ConfigError(f"The recipe {config.recipe} has no source {name!r}; it has {', '.join(config.data.sources)}.")
         else:
-            found = str(manifest_path(Path(word)))
-            sources |= {key: {"manifest": found} for key, source in config.data.sources.items() if source.manifest is None}
-    return sources
+            rest.append(str(manifest_path(Path(word))))
+    if len(rest) > 1:
+        raise ConfigError(
+            f"--data {' --data '.join(rest)}: which is for which source? Say --data NAME=PATH; the sources are "
+            f"{', '.join(config.data.sources)}. Two sets in one: surg data merge"
+        )
+    return {key: {"manifest": path} for path in rest for key, s in config.data.sources.items() if s.manifest is None} | named
 
 
 def manifest_path(path: Path) -> Path:
     """A manifest, or the one in a folder. Raises ConfigError that says how to make one."""
     if path.is_dir():
-        found = sorted(path.glob("*.parquet"))
+        found = sorted(entry for entry in path.glob("*.parquet") if not entry.name.endswith(".timeline.parquet"))
         preferred = [entry for entry in found if entry.name == "manifest.parquet"] or found
         if len(preferred) != 1:
             have = f"{len(found)} Parquet files" if found else "no manifest"
@@ -118,8 +168,7 @@ def launch(choices: Choices) -> Report:
 
     if choices.resume is not None:
         run = RunFolder.reopen(choices.resume)
-        config = load_config(TrainConfig, run.config_path, overrides=choices.overrides or [])
-        outcome = train(config, choices.resume, resume=True)
+        outcome = train(resumed(choices, run), choices.resume, resume=True)
     else:
         config = resolve(choices)
         if choices.dry_run:

@@ -1,12 +1,13 @@
 """The training loop, from settings to weights, top to bottom.
 
-    1 where and in which precision    2 clips    3 model and teacher    4 optimiser    5 go on where a killed run stopped
+    1 where and in which precision    2 weights and clips    3 model and teacher    4 optimiser    5 go on where a killed run stopped
     6 the steps: draw, mask, teach, predict, backward, clip, update, follow; look, validate, save
     7 the sterility head's calibration and thresholds, on val
 
 What step s does depends on (seed, s) and the weights alone: no other state, so that resuming is exact.
 """
 
+import json
 import logging
 import math
 import time
@@ -20,9 +21,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from surg.config import flatten, load_config, to_yaml
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import ConfigError, RunError
-from surg.runs import RunFolder
+from surg.runs import RunFolder, write_text
 from surg.train import build, drift, frozen, masks, optim, parallel, schedules, states, unfreeze
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
 from surg.train.calibrate import calibrate_bundle
@@ -68,7 +70,13 @@ def train(
             f"A batch of {config.batch_size} does not split evenly over {world} processes x {config.accumulate} parts.\n"
             f"Choose a multiple of {world * config.accumulate}: --set batch_size={world * config.accumulate}"
         )
+    if not resume and main:
+        RunFolder.vacant(out, overwrite=overwrite)
     torch.manual_seed(config.seed)
+
+    # --- what is started from, before hours of decoding
+    start = build.load_start(config)
+    build.check_shape(config, start)
 
     # --- clips
     cache = config.data.cache or out / "cache"
@@ -82,8 +90,6 @@ def train(
     steps = config.steps or max(1, round(config.epochs * per_epoch))
 
     # --- model, teacher, optimiser
-    torch.manual_seed(config.seed)
-    start = build.load_start(config)
     spec = PreprocessSpec(
         size=config.data.size, num_frames=config.data.num_frames, fps=config.data.fps, zone_crop=config.data.zone_crop
     )
@@ -111,6 +117,8 @@ def train(
     )
     done, best = 0, math.inf
     state_path = run.checkpoints / "resume.pt"
+    if resume and main:
+        note_changes(run, config, fingerprint)
     if resume and state_path.is_file():
         state = states.read(state_path)
         done, best = states.restore(state, trainee, teacher, optimizer, anchor, sources)
@@ -355,6 +363,19 @@ def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, S
                 raise
             logger.warning("source %s has no clips of split %r: it is not validated on", name, split)
     return opened
+
+
+def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
+    """Say what a resumed run does differently from now on, and write it down: the next --resume goes on with it."""
+    before, now = flatten(load_config(TrainConfig, run.config_path)), flatten(config)
+    changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        logger.warning("going on with other settings than before: %s", ", ".join(changed))
+        write_text(run.config_path, to_yaml(config))
+    environment = run.path / "environment.json"
+    known = json.loads(environment.read_text()).get("data_fingerprint") if environment.is_file() else None
+    if known is not None and known != fingerprint:
+        logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")
 
 
 def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str, ...]:

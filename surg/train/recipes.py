@@ -26,12 +26,13 @@ def describe(name: str) -> str:
     return " ".join(line.lstrip("# ") for line in lines[:first])
 
 
-def load_recipe(name: str, *, extra: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_recipe(
+    name: str, *, extra: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (), overrides: Sequence[str] = ()
+) -> TrainConfig:
     """A shipped recipe by name, or a YAML file by path; then `extra`, then `a.b=c` overrides."""
     layers: list[Mapping[str, Any]] = _layers(name)
     layers.append({"recipe": Path(name).stem})
-    if extra:
-        layers.append(extra)
+    layers += [extra] if isinstance(extra, Mapping) else extra
     return load_config(TrainConfig, *layers, overrides=overrides)
 
 

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from surg.config import to_yaml
+from surg.config import load_config, to_yaml
+from surg.data.manifest import Manifest, write_manifest
+from surg.errors import ConfigError
+from surg.model.saved import find_bundle
 from surg.train.config import TrainConfig
+from surg.train.launch import Choices, launch
 from surg.train.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,3 +81,35 @@ def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) 
     assert "--resume" in told
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
     assert torch.load(tmp_path / "run" / "checkpoints" / "resume.pt", weights_only=True)["step"] >= 1
+
+
+def test_a_resumed_run_listens_to_flags_and_refuses_those_it_cannot_follow(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    train(settings("pretrain", "steps=6", "save_every=2"), out, stop_after=2)
+    for refused in ({"dry_run": True}, {"init": "w.pt"}, {"data": ["x.parquet"]}, {"recipe": "stage2"}, {"out": tmp_path}):
+        with pytest.raises(ConfigError, match="--init"):
+            launch(Choices(**{"recipe": "pretrain", "data": [], "resume": out, **refused}))
+    launch(Choices("pretrain", [], resume=out, learning_rate=3e-5, num_epochs=1, batch_size=2))
+    assert "optim.lr 0.0002 -> 3e-05" in caplog.text
+    config = load_config(TrainConfig, out / "config.yaml")
+    assert (config.optim.lr, config.batch_size, config.steps) == (3e-5, 2, None)
+
+
+def test_other_data_under_the_same_name_are_noticed(
+    settings: Settings, tissue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = list(Manifest.read(tissue).clips())
+    config = settings("pretrain", "steps=4", f"data.sources.main.manifest={write_manifest(tmp_path / 'm.parquet', clips).path}")
+    train(config, tmp_path / "run", stop_after=2)
+    write_manifest(tmp_path / "m.parquet", clips[1:])
+    train(config, tmp_path / "run", resume=True)
+    assert "the manifests are not those" in caplog.text
+
+
+def test_a_run_written_over_leaves_nothing_to_resume_or_evaluate(settings: Settings, tmp_path: Path) -> None:
+    train(settings("pretrain", "steps=2"), tmp_path / "run")
+    config = settings("pretrain", "steps=4", "save_every=3", "data.sources.main.val_split=none")
+    train(config, tmp_path / "run", overwrite=True)
+    assert find_bundle(tmp_path / "run").name == "last.safetensors"

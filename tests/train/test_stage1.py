@@ -1,11 +1,13 @@
 """Stage 1 as the integration guide promises it, its flags and its file."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from surg.errors import ConfigError
 from surg.model.world import SurgicalActionConditionedWorldModel
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, resolve
@@ -73,3 +75,29 @@ def test_a_single_clip_cannot_be_ordered_without_a_look_at_it() -> None:
         head.net[-1].weight.zero_()
         head.net[-1].bias.copy_(torch.tensor([20.0, -20.0]))  # always "as it was"
     assert head(torch.randn(1, 4, 8), torch.randn(1, 4, 8)) > 1.0
+
+
+def test_warm_up_counts_the_epochs_that_the_run_really_has(tissue: Path) -> None:
+    assert resolve(Choices("stage1", [str(tissue)], warmup_epochs=2, overrides=["epochs=20"])).schedule.warmup == 0.1
+    assert resolve(Choices("quickstart", [str(tissue)], num_epochs=2, warmup_epochs=1)).schedule.warmup == 0.5
+    with pytest.raises(ConfigError, match="--num-epochs"):
+        resolve(Choices("quickstart", [str(tissue)], warmup_epochs=1))
+
+
+def test_epochs_asked_for_win_over_a_recipes_steps(tissue: Path) -> None:
+    config = resolve(Choices("quickstart", [str(tissue)], num_epochs=2))
+    assert (config.steps, config.epochs) == (None, 2)
+
+
+def test_a_manifest_for_the_rest_leaves_the_named_ones_alone(tissue: Path, factors: Path) -> None:
+    for words in ([f"raw={tissue}", str(factors)], [str(factors), f"raw={tissue}"]):
+        sources = resolve(Choices("surgery", words)).data.sources
+        assert (sources["raw"].manifest, sources["layout"].manifest) == (tissue, factors)
+    with pytest.raises(ConfigError, match="--data NAME=PATH"):
+        resolve(Choices("surgery", [str(tissue), str(factors)]))
+
+
+def test_a_folder_with_a_manifest_and_its_timeline_is_enough(tissue: Path, tmp_path: Path) -> None:
+    for name in ("mmor.parquet", "mmor.timeline.parquet"):
+        shutil.copy(tissue, tmp_path / name)
+    assert resolve(Choices("stage1", [str(tmp_path)])).data.sources["main"].manifest == tmp_path / "mmor.parquet"
