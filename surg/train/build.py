@@ -65,6 +65,20 @@ def load_start(config: TrainConfig) -> Start:
     return Start(encoder, predictor, {}, {}, None)
 
 
+def check_shape(config: TrainConfig, start: Start) -> None:
+    """Raises ConfigError when clips of the size and length set cannot be cut into the encoder's tokens."""
+    shape: Any = start.encoder.config
+    for name, value, part in (
+        ("size", config.data.size, shape.patch_size),
+        ("num_frames", config.data.num_frames, shape.tubelet_size),
+    ):
+        if value % part:
+            nearest = max(part, round(value / part) * part)
+            raise ConfigError(
+                f"data.{name}={value} cannot be cut into parts of {part}, as this encoder does. Use --set data.{name}={nearest}"
+            )
+
+
 def grown(encoder: nn.Module, depth: int) -> nn.Module:
     """A copy of a shallow encoder with more blocks on top, whose last layers are zero: it says what it said before."""
     shape: Any = encoder.config

@@ -7,6 +7,7 @@ The picture is kept somewhat larger than the encoder's, so that crops can still 
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -139,6 +140,14 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
     )
     partial = path.with_suffix(".partial")
     try:
+        partial.unlink(missing_ok=True)
+        # A mapped file takes its room page by page; where there is none left, the system ends the process without a word.
+        if (free_mb := shutil.disk_usage(path.parent).free / 2**20) < size_mb:
+            raise RunError(
+                f"{path.parent} has {free_mb:.0f} MB left; {size_mb:.0f} MB are needed for the decoded clips.\n"
+                "Set another folder: --set data.cache=DIR; or take fewer or smaller clips: --set data.sources.NAME.limit=500, "
+                "--set data.size=..."
+            )
         frames = np.memmap(partial, np.uint8, "w+", shape=(max(total, 1), spec.size, spec.size, 3))
     except OSError as error:
         raise RunError(

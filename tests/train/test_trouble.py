@@ -1,15 +1,17 @@
 """Trouble is answered by behaviour and by a sentence."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from surg.data.manifest import Manifest, write_manifest
-from surg.errors import ConfigError, DataError, RunError
+from surg.errors import CheckpointError, ConfigError, DataError, RunError
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision
 from surg.train.launch import Choices, resolve
@@ -107,3 +109,31 @@ def test_forecast_masks_refuse_settings_that_could_not_work(settings: Settings) 
         settings("pretrain", "masks.kind=forecast", "masks.ratio=0.5")
     with pytest.raises(ConfigError, match=r"masks\.temporal_ratio=1\.0 must lie between 0 and 1"):
         settings("pretrain", "masks.kind=forecast", "masks.temporal_ratio=1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"), [("init=typo.pt", CheckpointError), ("data.size=50", ConfigError), ("data.num_frames=7", ConfigError)]
+)
+def test_what_cannot_work_is_said_before_anything_is_decoded(
+    setting: str, error: type[Exception], settings: Settings, tmp_path: Path
+) -> None:
+    model: dict[str, Any] = {"model": {}} if setting.startswith("init") else {}
+    with pytest.raises(error):
+        train(settings("pretrain", setting, **model), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_decoded(settings: Settings, tmp_path: Path) -> None:
+    train(settings("pretrain-head", "steps=1"), tmp_path / "run")
+    before = set((tmp_path / "run" / "cache").iterdir())
+    with pytest.raises(RunError, match="--overwrite"):
+        train(settings("pretrain-head", "steps=1", "data.size=64"), tmp_path / "run")
+    assert set((tmp_path / "run" / "cache").iterdir()) == before
+
+
+def test_a_disk_too_small_for_the_decoded_clips_is_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**10))
+    with pytest.raises(RunError, match=r"data\.cache=DIR"):
+        train(settings("pretrain", "steps=1"), tmp_path / "run")
