@@ -147,6 +147,7 @@ class SurgicalActionConditionedWorldModel(nn.Module):
         rope_grid: int = 16,
         step_s: float = 0.25,
         encoder: Mapping[str, Any] | EncoderConfig | FactorizedConfig | None = None,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         encoder_config = _encoder_of(encoder_dim, encoder)
@@ -155,13 +156,13 @@ class SurgicalActionConditionedWorldModel(nn.Module):
             {
                 "embed_dim": encoder_dim, "width": predictor_dim, "depth": predictor_depth, "num_heads": predictor_heads,
                 "action_dim": action_dim, "state_dim": state_dim, "extrinsics_dim": extrinsics_dim, "rope_grid": rope_grid,
-                "step_s": step_s,
+                "step_s": step_s, "mlp_ratio": mlp_ratio,
             },
         )  # fmt: skip
         self.config: dict[str, Any] = {
             "encoder_dim": encoder_dim, "predictor_dim": predictor_dim, "predictor_depth": predictor_depth,
             "predictor_heads": predictor_heads, "action_dim": action_dim, "state_dim": state_dim,
-            "extrinsics_dim": extrinsics_dim, "rope_grid": rope_grid, "step_s": step_s,
+            "extrinsics_dim": extrinsics_dim, "rope_grid": rope_grid, "step_s": step_s, "mlp_ratio": mlp_ratio,
             "encoder": encoder_config.model_dump(mode="json"),
         }  # fmt: skip
         self.encoder = build_encoder(encoder_config)

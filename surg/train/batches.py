@@ -15,6 +15,7 @@ from torch import Tensor
 
 from surg.data.augment import AugmentConfig, change_colours, random_box
 from surg.data.manifest import Clip
+from surg.data.motion import FEATURES
 from surg.data.preprocess import PreprocessSpec, resize_box, zone_map
 from surg.train.breach import breach_targets, place_map
 from surg.train.config import DataConfig
@@ -23,7 +24,9 @@ from surg.train.shown import Region, Shown
 from surg.train.sources import Draw, Source
 
 Box = tuple[int, int, int, int]
-MOTION_FEATURES = 23
+MOTION_FEATURES = len(FEATURES)
+# What a mirror turns around.
+SIDED = np.array([name == "camera_dx" or "left" in name or "right" in name for name in FEATURES])
 # Second views differ in colour as well, or matching them would be a matter of colour alone.
 VIEW_COLOURS = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3)
 
@@ -137,6 +140,13 @@ def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Readi
     chosen: Sequence[int | None] = [None] * len(draws) if ends is None else ends
     rows = [read_clip(draw, sources[draw.source], reading, end) for draw, end in zip(draws, chosen)]
     tasks = sorted({task for source in sources.values() for task in source.config.tasks})
+    widths = next(
+        ((s.actions.dim, s.states.dim) for s in sources.values() if s.actions is not None and s.states is not None), None
+    )
+    for row in rows if widths else ():
+        # Clips of a source without a world model stand beside those of one.
+        for key, width in zip(("actions", "states"), widths):
+            row.setdefault(key, np.zeros((reading.num_frames // reading.tubelet, width), np.float32))
     stacked: dict[str, Any] = {}
     for name in rows[0]:
         stacked[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
@@ -160,7 +170,7 @@ def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = No
     vary = reading.training and not source.config.replay
     if end is None:
         end = _window_end(clip, source, draw.index, reading, None if source.config.replay else random)
-    box = _crop(random, source, reading, vary)
+    box = _crop(random, source, reading, vary, stored.zone is not None)
     size, side = reading.data.size, source.store.spec.size
     frames: npt.NDArray[Any] | None = None
     if not reading.cached:
@@ -180,12 +190,13 @@ def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = No
         for seen in (source.acting, source.unsterile)
     )
     flip = source.config.flip if source.config.flip is not None else reading.data.augment.flip
+    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     if vary and frames is not None:
         if random.random() < flip:
+            motion = np.where(SIDED, np.float32(np.nan), motion)
             frames, occupancy, place = frames[:, :, ::-1], occupancy[:, ::-1], place[..., ::-1]
             acting, unsterile = acting[..., ::-1], unsterile[..., ::-1]
         frames = change_colours(frames, reading.data.augment, random)
-    action, motion = _class_of(clip, source, reading.classes), _motion_of(clip, source, draw.index)
     backwards = source.config.reverse.get(str(clip.labels.get(source.config.label)))
     if vary and frames is not None and backwards in reading.classes and random.random() < 0.5:
         frames, acting, unsterile = frames[::-1], acting[::-1], unsterile[::-1]
@@ -207,7 +218,9 @@ def read_clip(draw: Draw, source: Source, reading: Reading, end: int | None = No
         other = np.random.default_rng((*draw.seed, 2))
         end = _window_end(clip, source, draw.index, reading, other)
         seen = source.store.window(draw.index, end, reading.num_frames)
-        row["views"] = change_colours(resize_box(seen, _crop(other, source, reading, True), size), VIEW_COLOURS, other)
+        row["views"] = change_colours(
+            resize_box(seen, _crop(other, source, reading, True, stored.zone is not None), size), VIEW_COLOURS, other
+        )
     if reading.with_flow:
         row["flow"] = token_flow(row["frames"], reading.tubelet, reading.patch)
     if reading.features:
@@ -235,13 +248,14 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
     return int(random.integers(first, last + 1))
 
 
-def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: bool) -> Box:
+def _crop(random: np.random.Generator, source: Source, reading: Reading, vary: bool, has_zone: bool) -> Box:
     """What part of the stored square is shown, as x0, y0, x1, y1 in its pixels."""
     stored = source.store.spec.size
     augment = reading.data.augment
     if source.config.zone:
         # The store keeps more around the zone than is shown, so that the crop can move and change its size.
-        side = stored * reading.data.zone_crop / source.store.spec.zone_crop
+        # Without a zone the whole square is shown, as it will be when the model is used.
+        side = stored * reading.data.zone_crop / source.store.spec.zone_crop if has_zone else stored
         if vary and augment.zone_jitter:
             side *= 1 + random.uniform(-augment.zone_jitter, augment.zone_jitter)
         side = min(round(side), stored)

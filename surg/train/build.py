@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surg.config import validate
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import CheckpointError, ConfigError
 from surg.model import zoo
@@ -106,7 +107,7 @@ def _is_ours(path: Path) -> bool:
 
 def _fresh(config: TrainConfig) -> tuple[nn.Module, nn.Module]:
     if config.model.factorized:
-        encoder = build_encoder(FactorizedConfig(**config.model.encoder))
+        encoder = build_encoder(validate(FactorizedConfig, config.model.encoder))
     else:
         encoder = build_encoder({**zoo.encoder_config(config.model.size).model_dump(), **config.model.encoder})
     if config.model.start == "motion-energy":
@@ -118,7 +119,9 @@ def _predictor_config(config: TrainConfig, encoder: nn.Module) -> PredictorConfi
     shape: Any = encoder.config
     base = zoo.predictor_config(config.model.size) if config.model.size in zoo.PREDICTORS else PredictorConfig()
     levels = len(getattr(shape, "levels", ())) or 1
-    return PredictorConfig(**{**base.model_dump(), "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor})
+    return validate(
+        PredictorConfig, {**base.model_dump(), "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor}
+    )
 
 
 def build_trainee(
@@ -145,7 +148,7 @@ def build_trainee(
     if "flow" in tasks:
         heads["flow"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
     if "world" in tasks:
-        heads["world"] = start.world or WorldPredictor(_world_config(config, shape, sources))
+        heads["world"] = _kept_world(config, start, sources) or WorldPredictor(_world_config(config, shape, sources))
     if "order" in tasks:
         heads["order"] = OrderHead(width)
     if "contrast" in tasks:
@@ -163,7 +166,7 @@ def build_trainee(
         tubelet=shape.tubelet_size,
         levels=levels,
     )
-    modules: tuple[Any, ...] = (trainee.encoder, trainee.predictor)
+    modules: tuple[Any, ...] = (trainee.encoder, trainee.predictor, heads.get("world"))
     for module in modules:
         if module is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = config.model.gradient_checkpointing
@@ -185,7 +188,26 @@ def _world_config(config: TrainConfig, shape: Any, sources: dict[str, Source] | 
         "state_dim": states,
         "step_s": shape.tubelet_size / config.data.fps,
     }
-    return WorldConfig(**{**values, **config.model.world})
+    return validate(WorldConfig, {**values, **config.model.world})
+
+
+def _kept_world(config: TrainConfig, start: Start, sources: dict[str, Source] | None) -> nn.Module | None:
+    """The world model that came with the weights, when it is told the same actions and states and has the shape asked for."""
+    if start.world is None:
+        return None
+    shape: Any = start.world.config
+    readers = next(
+        ((s.actions, s.states) for s in (sources or {}).values() if s.actions is not None and s.states is not None), None
+    )
+    before = {kind: start.meta.get(kind) for kind in ("actions", "states")}
+    asked = dict(zip(before, (reader.described() for reader in readers))) if readers else before
+    if before != asked:
+        logger.warning("the world model starts fresh: it was told %s, now %s", before, asked)
+        return None
+    if other := {key: value for key, value in config.model.world.items() if getattr(shape, key, value) != value}:
+        logger.warning("the world model starts fresh: model.world asks for %s", other)
+        return None
+    return start.world
 
 
 def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None:

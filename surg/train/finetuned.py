@@ -8,6 +8,7 @@ import torch
 from surg.model.config import EncoderConfig
 from surg.model.world import SurgicalActionConditionedWorldModel
 from surg.runs import atomic_file
+from surg.train.build import merge_lora
 from surg.train.trainee import Trainee
 
 NAME = "best_vjepa2_finetuned.pth"
@@ -20,9 +21,11 @@ def write_finetuned(path: Path, trainee: Trainee, epoch: int, loss: float, step_
     sees no actions. `predictor` holds stage 1's masked-latent predictor beside it.
     """
     encoder = trainee.encoder
+    if any("lora_" in name for name, _ in encoder.named_parameters()):
+        encoder = merge_lora(encoder)
     shape: Any = encoder.config
     model = SurgicalActionConditionedWorldModel(
-        encoder_dim=shape.embed_dim, encoder=shape, step_s=step_s, **_world_shape(trainee, shape)
+        encoder_dim=shape.embed_dim, encoder=shape, **{"step_s": step_s, **_world_shape(trainee, shape)}
     )
     model.encoder.load_state_dict(encoder.state_dict())
     if "world" in trainee.heads:
@@ -50,5 +53,8 @@ def _world_shape(trainee: Trainee, shape: EncoderConfig) -> dict[str, Any]:
         "predictor_heads": found.num_heads,
         "action_dim": found.action_dim,
         "state_dim": found.state_dim,
+        "extrinsics_dim": found.extrinsics_dim,
         "rope_grid": found.rope_grid,
+        "step_s": found.step_s,
+        "mlp_ratio": found.mlp_ratio,
     }

@@ -32,6 +32,18 @@ class Bundles:
     ) -> None:  # fmt: skip
         self.run, self.config, self.spec, self.classes, self.start = run, config, spec, classes, start
         self.fingerprint, self.sources = fingerprint, sources
+        # Heads that came with the weights and that nobody trains here travel on, as long as the encoder stays the same.
+        self.travelling = dict(start.heads) if config.trainable.encoder == "none" else {}
+
+    def _travel_on(self, trainee: Trainee) -> dict[str, nn.Module]:
+        named = ("action", "motion_aux")
+        others = {name: head for name, head in self.travelling.items() if name not in trainee.heads}
+        if any(name in trainee.heads for name in named) and tuple(self.start.meta.get("classes", ())) != self.classes:
+            # A bundle names its classes once: a head with other answers would be read by the wrong names.
+            for name in (name for name in named if others.pop(name, None) is not None):
+                del self.travelling[name]
+                logger.warning("the %s head of --init is left out of this run's bundles: its classes are others", name)
+        return {f"head.{name}": head for name, head in others.items()}
 
     def save(self, name: str, trainee: Trainee, teacher: Teacher | None, step: int, scores: dict[str, float]) -> Path:
         encoder = teacher.encoder if teacher is not None and self.config.teacher.export else trainee.encoder
@@ -43,9 +55,7 @@ class Bundles:
         parts |= {f"head.{head}": module for head, module in trainee.heads.items() if head in build.BUNDLED_HEADS}
         if "world" in trainee.heads:
             parts["world"] = trainee.heads["world"]
-        # Heads that came with the weights and that nobody trained here travel on, as long as the encoder stayed the same.
-        if self.config.trainable.encoder == "none":
-            parts |= {f"head.{head}": module for head, module in self.start.heads.items() if f"head.{head}" not in parts}
+        parts |= self._travel_on(trainee)
         brought: tuple[str, ...] = ("classes", "horizons_s")
         # A head that learnt on needs a new threshold; one that travels along keeps its own.
         if "head.sterility" in parts and "sterility" not in trainee.heads:

@@ -25,12 +25,14 @@ def world_loss(
 ) -> Tensor:
     """L1 with teacher forcing, plus L1 of a roll-out over `roll_out` steps from the first one.  tokens (B, T * h * w, D)."""
     size = plane[0] * plane[1]
+    # An encoder that learns must not make the future easy to predict by saying less.
+    wanted = tokens[:, size:].detach()
     predicted = world(tokens[:, :-size], actions[:, :-1], states[:, :-1], plane)
-    loss = F.l1_loss(_normed(predicted), tokens[:, size:])
+    loss = F.l1_loss(_normed(predicted), wanted)
     steps = min(roll_out, actions.shape[1] - 1)
     if steps > 0:
         ahead = world.roll_out(tokens[:, :size], actions, states, plane, steps)
-        loss = loss + F.l1_loss(ahead, tokens[:, size : size * (1 + steps)])
+        loss = loss + F.l1_loss(ahead, wanted[:, : size * steps])
     return loss
 
 

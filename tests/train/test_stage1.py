@@ -101,3 +101,14 @@ def test_a_folder_with_a_manifest_and_its_timeline_is_enough(tissue: Path, tmp_p
     for name in ("mmor.parquet", "mmor.timeline.parquet"):
         shutil.copy(tissue, tmp_path / name)
     assert resolve(Choices("stage1", [str(tmp_path)])).data.sources["main"].manifest == tmp_path / "mmor.parquet"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [("stage1", "trainable.encoder=lora"), ("stage2", "model.world.mlp_ratio=2.0"), ("stage2", "model.world.extrinsics_dim=6"),
+     ("stage1", "data.sources.main.val_split=none")],
+)  # fmt: skip
+def test_the_guides_file_is_there_whatever_learnt(recipe: str, setting: str, settings: Settings, tmp_path: Path) -> None:
+    train(settings(recipe, "steps=2", setting), tmp_path / "run")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best_vjepa2_finetuned.pth", weights_only=True)
+    SurgicalActionConditionedWorldModel(**checkpoint["config"]).load_state_dict(checkpoint["full_model_state_dict"])
