@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from surg.config import flatten, load_config, to_yaml
 from surg.data.preprocess import PreprocessSpec
-from surg.errors import ConfigError, RunError
+from surg.errors import ConfigError, DataError, RunError
 from surg.runs import RunFolder, write_text
 from surg.train import build, drift, frozen, masks, optim, parallel, schedules, states, unfreeze
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
@@ -84,6 +84,7 @@ def train(
         sources = open_sources(config, cache, "train")
         held_out = open_sources(config, cache, "val", like=sources)
     classes = action_classes(config, sources)
+    check_losses(config, sources, classes)
     fingerprint = "+".join(source.fingerprint[:16] for source in sources.values())
     clips = sum(len(source.usable) for source in sources.values())
     per_epoch = max(1, math.ceil(clips / config.batch_size))
@@ -278,6 +279,11 @@ def train(
                 if main:
                     bundles.save("last", full, slow, step, {"loss": total})
                     states.write(state_path, state)
+                    if config.guide_checkpoint and step == steps and best == math.inf:
+                        # Nothing was there to choose on: the last is the best.
+                        write_finetuned(
+                            run.checkpoints / NAME, full, -(-step // per_epoch), total, trainee.tubelet / config.data.fps
+                        )
             if stop:
                 break
     reporter.close()
@@ -334,8 +340,8 @@ def gradients(
                     latents = teacher(trainee.normalise(piece.frames[rows]))
             targets = Targets(latents, [(seen[part], hidden[part]) for seen, hidden in mine], step)
             losses = wrapped(piece, targets, scale)
-            loss = weighted_sum(losses, weights)
-            accelerator.backward(loss)
+            nothing = losses.pop("nothing", None)
+            accelerator.backward(weighted_sum(losses, weights) if nothing is None else nothing)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
     return sums
@@ -376,6 +382,29 @@ def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
     known = json.loads(environment.read_text()).get("data_fingerprint") if environment.is_file() else None
     if known is not None and known != fingerprint:
         logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")
+
+
+def check_losses(config: TrainConfig, sources: dict[str, Source], classes: tuple[str, ...]) -> None:
+    """Raises ConfigError or DataError when no clip could ever teach anything."""
+    weights = config.loss.weights.model_dump()
+    weights["sterility"] = weights["sterility"] or weights["breach_map"]
+    wanted = {name: [t for t in source.config.tasks if weights[t]] for name, source in sources.items()}
+    if weights["clear"] and any(source.config.replay for source in sources.values()):
+        return
+    if not any(wanted.values()):
+        raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set loss.weights.jepa=1")
+    if not any(
+        takes_part(task, Draw(name, int(index), ()), sources, classes)
+        for name, tasks in wanted.items()
+        for task in tasks
+        for index in sources[name].usable
+    ):
+        asked = ", ".join(f"{name}: {' '.join(tasks)} (label {sources[name].config.label!r})" for name, tasks in wanted.items())
+        raise DataError(
+            f"No training clip has what the losses of this run need ({asked}).\n"
+            f"Labels there: {sorted({key for source in sources.values() for clip in source.clips for key in clip.labels})}. "
+            "Choose: --set data.sources.NAME.label=LABEL"
+        )
 
 
 def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str, ...]:

@@ -124,6 +124,11 @@ def open_source(
         source.unsterile = {number: seen for number, clip in enumerate(clips) if (seen := unsterile_of(clip)) is not None}
     if config.motion is not None:
         source.motion = motion_vectors(config.motion, clips)
+        if not source.motion and like is None and split == config.split:
+            raise DataError(
+                f"{config.motion} has no row for any of the {len(clips)} clips of {config.manifest}: rows are found by video path and start.\n"
+                f"Make it again, from this manifest: surg data motion {config.manifest} --out {config.motion}"
+            )
     if "world" in config.tasks:
         learnt = like if like is not None else source
         source.actions = ActionReader(config.actions, config.manifest, clips, like=learnt.actions)

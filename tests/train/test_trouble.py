@@ -7,10 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from surg.data.manifest import Manifest, write_manifest
+from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision
@@ -18,6 +21,7 @@ from surg.train.launch import Choices, resolve
 from surg.train.loop import train
 from surg.train.trainee import Trainee
 from surg.train.trouble import Watchdog
+from tests.train.test_processes import on_two_processes
 
 Settings = Callable[..., TrainConfig]
 
@@ -137,3 +141,46 @@ def test_a_disk_too_small_for_the_decoded_clips_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**10))
     with pytest.raises(RunError, match=r"data\.cache=DIR"):
         train(settings("pretrain", "steps=1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("recipe", ["full", "probe", "pretrain-head"])
+def test_batches_without_a_label_are_passed_over(recipe: str, settings: Settings, tissue: Path, tmp_path: Path) -> None:
+    clips = (replace(clip, labels=clip.labels if number % 6 == 0 else {}) for number, clip in enumerate(Manifest.read(tissue)))
+    sparse = write_manifest(tmp_path / "m.parquet", clips).path
+    config = settings(recipe, "steps=6", "batch_size=2", "accumulate=2", f"data.sources.main.manifest={sparse}")
+    assert train(config, tmp_path / "run").step == 6
+
+
+def test_a_process_without_a_label_waits_for_the_others(settings: Settings, tissue: Path, tmp_path: Path) -> None:
+    clips = (replace(clip, labels=clip.labels if number % 6 == 0 else {}) for number, clip in enumerate(Manifest.read(tissue)))
+    sparse = write_manifest(tmp_path / "m.parquet", clips).path
+    config = settings("full", "steps=4", "batch_size=2", f"data.sources.main.manifest={sparse}")
+    train(config, tmp_path / "one")
+    on_two_processes(config, tmp_path / "two")
+    one, two = (torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True) for name in ("one", "two"))
+    for name, tensor in one["trainee"].items():
+        assert torch.allclose(tensor, two["trainee"][name], atol=1e-4), name
+
+
+def test_clips_without_any_label_are_refused_by_name(settings: Settings, tissue: Path, tmp_path: Path) -> None:
+    clips = (replace(clip, labels={"phase": "cut"}) for clip in Manifest.read(tissue))
+    unlabelled = write_manifest(tmp_path / "m.parquet", clips).path
+    with pytest.raises(DataError, match=r"motion_aux.*'action'.*\nLabels there: \['phase'\]"):
+        train(settings("pretrain-head", f"data.sources.main.manifest={unlabelled}"), tmp_path / "run")
+
+
+def test_a_motion_table_of_other_clips_is_refused(settings: Settings, tmp_path: Path) -> None:
+    values: dict[str, Any] = {name: [0.1, 0.2] for name in FEATURES}
+    table = values | {"video": ["/elsewhere/a.mp4"] * 2, "start_s": [0.0, 1.0], "split": ["train"] * 2}
+    pq.write_table(pa.table(table), tmp_path / "motion.parquet")
+    with pytest.raises(DataError, match="no row for any of the 9 clips"):
+        train(settings("pretrain", f"data.sources.main.motion={tmp_path / 'motion.parquet'}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [("pretrain", "model.predictor.depht=3"), ("factorized", "model.encoder.dpth=3"), ("stage2", "model.world.dpth=3")],
+)
+def test_a_misspelt_part_of_the_model_is_named(recipe: str, setting: str, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"There is no setting `(depht|dpth)`"):
+        train(settings(recipe, setting, "steps=1"), tmp_path / "run")
