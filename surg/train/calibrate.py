@@ -157,8 +157,8 @@ def look(
                 frames = trainee.normalise(batch.frames)
                 with accelerator.autocast():
                     answers, _ = head(encoder(frames), trainee.grid(frames), batch.zone)
-                logits.append(answers.double().cpu().numpy())
-                truth.append(batch.breach.double().cpu().numpy())
+                logits.append(answers.cpu().double().numpy())
+                truth.append(batch.breach.cpu().double().numpy())
             times = clip.start_s + np.array(ends) / reading.data.fps
             found.append(Looked(times, np.concatenate(logits), np.concatenate(truth), source.breaches[number].spans))
     encoder.cpu()

@@ -2,11 +2,13 @@
 
 import logging
 import platform
+from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradScalerKwargs
+from accelerate.utils import GradScalerKwargs, InitProcessGroupKwargs
 
 from surg.errors import ConfigError
 from surg.train.config import TrainConfig
@@ -43,7 +45,7 @@ def choose_precision(wanted: str, device: str) -> str:
             logger.warning("this CPU has no bf16 arithmetic: it is emulated, and several times slower than fp32")
         return wanted
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device == "cpu" and cpu_has_bf16():
         return "bf16"
     return "fp32"
@@ -62,7 +64,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if config.threads:
         torch.set_num_threads(config.threads)
     # Sources differ in their tasks, and mask tokens 1..9 never get a gradient: DDP must look for what was not used.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    # The others wait while one process decodes hours of video, or calibrates: torch would end the run after ten minutes.
+    handlers.append(InitProcessGroupKwargs(timeout=timedelta(days=2)))
     if precision == "fp16":
         handlers.append(GradScalerKwargs())
     # accelerate keeps the first precision of a process for ever; a notebook, or a series of runs, may want another for the next run.
@@ -84,5 +88,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+        "out of memory" in text
+        or "_status_alloc_failed" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
     )

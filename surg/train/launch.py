@@ -163,6 +163,8 @@ def manifest_path(path: Path) -> Path:
 
 def launch(choices: Choices) -> Report:
     """Train, or go on with a run, or try one step."""
+    from accelerate import PartialState
+
     from surg.train.loop import train
     from surg.train.rehearsal import rehearse
 
@@ -175,6 +177,8 @@ def launch(choices: Choices) -> Report:
             return Report(rehearse(config))
         out = choices.out or Path("runs") / config.recipe
         outcome = train(config, out, overwrite=choices.overwrite)
+    if not PartialState().is_main_process:
+        return Report([])
     if outcome.interrupted:
         return Report(
             [

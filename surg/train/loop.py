@@ -40,7 +40,7 @@ from surg.train.teacher import Teacher
 from surg.train.trainee import Targets, Trainee
 from surg.train.trouble import Watchdog
 from surg.train.validate import validate
-from surg.train.watch import Watch
+from surg.train.watch import STARTED, Watch
 from surg.train.whole import whole
 
 logger = logging.getLogger(__name__)
@@ -168,9 +168,16 @@ def train(
 
     watch = Watch(config, trainee, held_out, reading, classes) if main or sharded else None
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
+    begun = first_look(run) if resume else {}
+    if watch is not None and config.watch.every:
+        watch.first = begun
+        if done == 0:
+            begun = watch.look(0)
     reporter = Reporter(
         run if main else None, steps, every=config.log_every, tensorboard=config.tensorboard, curves=config.curves, start=done
     )
+    if begun and done == 0:
+        reporter.write("watch", 0, begun)
     book = EpochBook()
     bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
     weights = config.loss.weights.model_dump()
@@ -178,7 +185,7 @@ def train(
     last = min(steps, stop_after or steps)
     with Interrupts() as interrupts:
         for step, (draws, batch) in Ahead(
-            batch_of, iter(range(done + 1, last + 1)), depth=2, workers=max(1, config.data.workers)
+            batch_of, iter(range(done + 1, last + 1)), depth=max(2, config.data.workers), workers=max(1, config.data.workers)
         ):
             number, now_learns, _ = unfreeze.plan_at(step, config, lengths)
             if now_learns != learns:
@@ -193,7 +200,9 @@ def train(
             final_decay = (
                 config.optim.weight_decay if config.optim.final_weight_decay is None else config.optim.final_weight_decay
             )
-            decay = schedules.weight_decay(step, steps=steps, start=config.optim.weight_decay, final=final_decay)
+            decay = schedules.weight_decay(
+                step, steps=steps * config.schedule.stretch, start=config.optim.weight_decay, final=final_decay
+            )
             optim.set_rates(optimizer, lr, decay)
 
             batch = batch.to(accelerator.device)
@@ -220,30 +229,35 @@ def train(
                     if not is_out_of_memory(error):
                         raise
                     prepared.zero_grad(set_to_none=True)
-                    accumulate = split_further(error, config, accumulate, world)
+                    accumulate = split_further(error, config, accumulate, world, out)
             if sharded:
                 parallel.drop_unused(trainee)
             # fp16's gradients are scaled up; the pull is not.
             accelerator.unscale_gradients()
             penalties = anchor.pull(trainee.encoder, config.loss.weights.anchor, config.loss.weights.ewc)
             values.update({name: float(value) for name, value in penalties.items()})
-            norm = nn.utils.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)
+            total = sum(weights.get(name, 1.0) * values[name] for name in values if name not in penalties) + sum(
+                values[n] for n in penalties
+            )
+            watchdog.see(step, total, values)
+            norm = float(whole(nn.utils.clip_grad_norm_(wrapped.parameters(), config.optim.clip or math.inf)))
+            if accelerator.scaler is None:  # a scaler passes over such steps by itself
+                watchdog.see_gradient(step, norm)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
             if teacher is not None:
                 final = config.teacher.momentum if config.teacher.final_momentum is None else config.teacher.final_momentum
                 teacher.follow(
-                    trainee.encoder, schedules.teacher_momentum(step, steps=steps, start=config.teacher.momentum, final=final)
+                    trainee.encoder,
+                    schedules.teacher_momentum(
+                        step, steps=steps * config.schedule.stretch, start=config.teacher.momentum, final=final
+                    ),
                 )
 
-            total = sum(weights.get(name, 1.0) * values[name] for name in values if name not in penalties) + sum(
-                values[n] for n in penalties
-            )
-            watchdog.see(step, total, values)
             book.add({**values, "loss": total})
             if main and (step % per_epoch == 0 or step == steps):
                 book.close(-(-step // per_epoch))
-            reporter.step(step, {"loss": total, **values, "grad_norm": float(whole(norm)), "lr": lr}, config.batch_size)
+            reporter.step(step, {"loss": total, **values, "grad_norm": norm, "lr": lr}, config.batch_size)
             stop = parallel.anyone(interrupts.asked, accelerator) or step == last
             epoch_ends = step % per_epoch == 0
             if watch is not None and ((config.watch.every and step % config.watch.every == 0) or step == steps):
@@ -384,6 +398,12 @@ def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
         logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")
 
 
+def first_look(run: RunFolder) -> dict[str, float]:
+    """What a resumed run saw before its first step; empty when nobody looked."""
+    rows = (row for row in run.metrics() if row.get("kind") == "watch" and all(name in row for name in STARTED))
+    return next(({name: row[name] for name in STARTED} for row in rows), {})
+
+
 def check_losses(config: TrainConfig, sources: dict[str, Source], classes: tuple[str, ...]) -> None:
     """Raises ConfigError or DataError when no clip could ever teach anything."""
     weights = config.loss.weights.model_dump()
@@ -460,8 +480,8 @@ class Alone:
         loss.backward()
 
 
-def split_further(error: BaseException, config: TrainConfig, parts: int, world: int) -> int:
-    """Twice the parts, while they come out even; else RunError with what fits."""
+def split_further(error: BaseException, config: TrainConfig, parts: int, world: int, out: Path) -> int:
+    """More parts, while they come out even; else RunError with what fits."""
     mine = config.batch_size // world
     larger = next((n for n in range(parts + 1, mine + 1) if mine % n == 0), None)
     if larger is None:
@@ -469,6 +489,12 @@ def split_further(error: BaseException, config: TrainConfig, parts: int, world: 
             f"Out of memory with a single clip at a time ({str(error).splitlines()[0]}).\n"
             "Use a smaller model (--set model.size=small), --set model.gradient_checkpointing=true, a smaller picture "
             "(--set data.size=...), fewer frames, or freeze the encoder (--set trainable.encoder=none)."
+        ) from error
+    if world > 1:
+        # The others are in the middle of this step and wait for this process's gradients: it cannot begin the step again.
+        raise RunError(
+            f"Out of memory ({str(error).splitlines()[0]}).\n"
+            f"Split the batch, its gradients stay the same: --set accumulate={larger}, with --resume {out} where it has saved already."
         ) from error
     logger.warning(
         "out of memory: the batch is split into %d parts of %d clips (its gradients stay the same)", larger, mine // larger

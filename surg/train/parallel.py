@@ -39,7 +39,11 @@ class Saved:
 
     def __init__(self, trainee: Trainee, teacher: Teacher | None, *, sharded: bool, main: bool) -> None:
         self._trainee, self._teacher = trainee, teacher
-        self._copies = (copy.deepcopy(trainee).cpu(), copy.deepcopy(teacher)) if sharded and main else None
+        self._copies = (
+            (copy.deepcopy(trainee).cpu(), None if teacher is None else copy.deepcopy(teacher).cpu())
+            if sharded and main
+            else None
+        )
 
     def now(self) -> tuple[Trainee, Teacher | None]:
         """Every process must ask; the main one gets something to write."""

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from surg.data.manifest import Manifest
 from surg.errors import ConfigError
@@ -36,6 +37,8 @@ def rehearse(config: TrainConfig) -> list[str]:
     )
     with tempfile.TemporaryDirectory(prefix="surg-dry-run-") as folder:
         outcome = train(small, Path(folder) / "run")
+        if not PartialState().is_main_process:
+            return []
         rows = [row for row in RunFolder(outcome.run).metrics() if row["kind"] == "train"]
         megabytes = (outcome.run / "checkpoints" / "resume.pt").stat().st_size / 2**20
     # The last step: the first ones also fill caches and wake the allocator.

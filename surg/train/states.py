@@ -18,7 +18,7 @@ from surg.train.drift import Anchor
 from surg.train.sources import Draw, Source
 from surg.train.teacher import Teacher
 from surg.train.trainee import Trainee
-from surg.train.whole import whole, whole_state
+from surg.train.whole import at_rest, whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def collect(
     """Everything that the next step depends on, whole; under FSDP2 every process must call. Batches, crops and masks do not: they are functions of (seed, step)."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in trainee.named_parameters()}
     moments = {
-        names[parameter]: {key: whole(value) for key, value in entry.items()} for parameter, entry in optimizer.state.items()
+        names[parameter]: {key: at_rest(value) for key, value in entry.items()} for parameter, entry in optimizer.state.items()
     }
     return {
         "step": step,
@@ -115,8 +115,8 @@ def collect(
         "trainee": whole_state(trainee),
         "teacher": whole_state(teacher) if teacher is not None else None,
         "optimizer": moments,
-        "anchor": {name: whole(tensor) for name, tensor in anchor.start.items()},
-        "fisher": {name: whole(tensor) for name, tensor in anchor.fisher.items()},
+        "anchor": {name: at_rest(tensor) for name, tensor in anchor.start.items()},
+        "fisher": {name: at_rest(tensor) for name, tensor in anchor.fisher.items()},
         "features": {name: {i: torch.from_numpy(f) for i, f in source.features.items()} for name, source in sources.items()},
     }
 

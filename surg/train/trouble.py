@@ -44,6 +44,14 @@ class Watchdog:
                 f"raise the rate (guide: 4e-4; here {self.lr:g}), check the clips (surg data check), use a larger batch",
             )  # fmt: skip
 
+    def see_gradient(self, step: int, norm: float) -> None:
+        """Before the weights take the step: a gradient that is not finite would end in the next checkpoint."""
+        if not math.isfinite(norm):
+            raise RunError(
+                f"The gradient is {norm} at step {step}; the weights did not take it, and the last checkpoint is from before.\n"
+                f"Try half the rate: --set optim.lr={self.lr / 2:g}; --set optim.clip=1.0; --set precision=fp32"
+            )
+
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)

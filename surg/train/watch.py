@@ -15,6 +15,8 @@ from surg.train.sources import Draw, Source
 from surg.train.trainee import Trainee
 
 logger = logging.getLogger(__name__)
+# What a collapse is measured by, against how it was at the start.
+STARTED = ("feature_std", "effective_rank")
 
 
 class Watch:
@@ -29,6 +31,7 @@ class Watch:
         )
         self.classes = classes
         self.first: dict[str, float] = {}
+        """What the features were like before the first step."""
         self.draws: list[Draw] = []
         per_source = max(1, config.watch.clips // max(1, len(held_out)))
         for name, source in held_out.items():
@@ -59,12 +62,12 @@ class Watch:
         known = truth >= 0
         if known.sum() >= 8 and len(set(truth[known].tolist())) > 1:
             out["knn_top1"] = nearest_is_same(features[known], truth[known])
-        self.first = self.first or out
+        self.first = self.first or {name: out[name] for name in STARTED}
         self._alarm(step, out)
         return out
 
     def _alarm(self, step: int, now: dict[str, float]) -> None:
-        for name in ("feature_std", "effective_rank"):
+        for name in STARTED:
             if now[name] < self.config.watch.collapse_std * self.first[name] or not np.isfinite(now[name]):
                 logger.warning(
                     "the features collapse at step %d: %s fell from %.3g to %.3g. Slow the teacher (--set teacher.momentum=0.9995), lower "

@@ -11,6 +11,11 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def at_rest(value: Any) -> Any:
+    """The full tensor of a sharded one, in the CPU's memory: a GPU that needs its neighbours has no room for the whole. Anything else as it is."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
 def whole_state(module: nn.Module | None) -> dict[str, Tensor]:
-    """A module's state dict with full tensors."""
-    return {} if module is None else {name: whole(tensor) for name, tensor in module.state_dict().items()}
+    """A module's state dict with full tensors, those that were sharded on the CPU."""
+    return {} if module is None else {name: at_rest(tensor) for name, tensor in module.state_dict().items()}

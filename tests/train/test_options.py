@@ -17,7 +17,8 @@ from surg.data.manifest import Manifest
 from surg.data.motion import FEATURES
 from surg.errors import DataError
 from surg.model.bundle import read_header
-from surg.train import loop
+from surg.runs import RunFolder
+from surg.train import loop, schedules
 from surg.train.config import SourceConfig, StageConfig, TrainConfig
 from surg.train.loop import train
 
@@ -382,3 +383,45 @@ def test_the_collapse_alarm_goes_off_at_its_line(
     assert "collapse" not in caplog.text
     train(settings("pretrain", *more, "watch.collapse_std=1e6"), tmp_path / "loud")
     assert "collapse" in caplog.text
+
+
+def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, factors: Path, tmp_path: Path) -> None:
+    more = (f"{MAIN}.manifest={factors}", "watch.every=2", "steps=4", "save_every=2")
+
+    def looks(run: Path) -> list[int]:
+        return [row["step"] for row in RunFolder(run).metrics() if row["kind"] == "watch"]
+
+    train(settings("pretrain", *more), tmp_path / "run", stop_after=2)
+    assert looks(tmp_path / "run") == [0, 2]
+    train(settings("pretrain", *more), tmp_path / "run", resume=True)
+    assert looks(tmp_path / "run") == [0, 2, 4]
+    assert loop.first_look(RunFolder(tmp_path / "run")).keys() == {"feature_std", "effective_rank"}
+
+
+def test_every_worker_has_a_batch_to_make(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    plain, meeting, met = loop.read_batch, threading.Barrier(4), []
+
+    def together(*words: Any, **more: Any) -> Any:
+        if not met:
+            meeting.wait(timeout=20)
+            met.append(1)
+        return plain(*words, **more)
+
+    monkeypatch.setattr(loop, "read_batch", together)
+    train(settings("pretrain", "steps=8", "data.workers=4", f"{MAIN}.val_split=none"), tmp_path / "run")
+    assert met
+
+
+def test_stretched_schedules_are_stretched_all(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, set[float]] = {"weight_decay": set(), "teacher_momentum": set()}
+    for name, found in asked.items():
+        plain = getattr(schedules, name)
+        monkeypatch.setattr(
+            schedules,
+            name,
+            lambda step, *, steps, plain=plain, found=found, **rest: found.add(steps) or plain(step, steps=steps, **rest),
+        )
+    train(settings("pretrain", "steps=4", "schedule.stretch=1.25"), tmp_path / "run")
+    assert asked == {"weight_decay": {5.0}, "teacher_momentum": {5.0}}

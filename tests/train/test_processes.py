@@ -128,3 +128,58 @@ def test_two_processes_know_the_fisher_information_of_one(settings: Settings, tm
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=1e-3, atol=1e-12), name
+
+
+WAITING = """
+import datetime, sys
+from surg.train.device import make_accelerator
+from surg.train.config import TrainConfig
+from torch.distributed.distributed_c10d import _get_default_group
+
+make_accelerator(TrainConfig(device="cpu", precision="fp32"))
+assert _get_default_group()._get_backend(__import__("torch").device("cpu")).options._timeout > datetime.timedelta(hours=12)
+"""
+
+
+def test_processes_wait_for_one_that_decodes_for_hours(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    start_two([str(tmp_path / "waiting.py")])
+
+
+def test_a_dry_run_on_two_processes(settings: Settings, tmp_path: Path) -> None:
+    on_two_processes(settings("pretrain", "steps=4"), tmp_path / "two", "--dry-run")
+
+
+STARVED = """
+import sys
+from pathlib import Path
+from surg.config import load_config
+from surg.errors import RunError
+from surg.train.config import TrainConfig
+from surg.train.loop import train
+from surg.train.trainee import Trainee
+
+plain = Trainee.forward
+
+def starved(self, batch, *rest):
+    import torch.distributed as dist
+    if self.training and dist.get_rank() == 1 and len(batch) > 1:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return plain(self, batch, *rest)
+
+Trainee.forward = starved
+try:
+    train(load_config(TrainConfig, Path(sys.argv[1])), Path(sys.argv[2]))
+except RunError as error:
+    Path(sys.argv[3]).write_text(str(error))
+    raise
+"""
+
+
+def test_a_process_out_of_memory_says_what_fits_instead_of_hanging(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(to_yaml(settings("pretrain", "steps=2")))
+    (tmp_path / "starved.py").write_text(STARVED)
+    words = ("starved.py", "recipe.yaml", "run", "said")
+    with pytest.raises(AssertionError):
+        start_two([str(tmp_path / word) for word in words], timeout=100)
+    assert "--set accumulate=2" in (tmp_path / "said").read_text()

@@ -17,6 +17,7 @@ from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision
+from surg.train.drift import Anchor
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
 from surg.train.trainee import Trainee
@@ -184,3 +185,27 @@ def test_a_motion_table_of_other_clips_is_refused(settings: Settings, tmp_path: 
 def test_a_misspelt_part_of_the_model_is_named(recipe: str, setting: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no setting `(depht|dpth)`"):
         train(settings(recipe, setting, "steps=1"), tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Anchor.pull
+
+    def poisoned(self: Anchor, encoder: Any, *words: Any) -> Any:
+        parameter = next(p for p in encoder.parameters() if p.grad is not None)
+        parameter.grad.fill_(float("nan"))
+        return plain(self, encoder, 0.0, 0.0)
+
+    config = settings("pretrain", "steps=4", "save_every=1")
+    train(config, tmp_path / "run", stop_after=2)
+    monkeypatch.setattr(Anchor, "pull", poisoned)
+    with pytest.raises(RunError, match="gradient is nan at step 3"):
+        train(config, tmp_path / "run", resume=True)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "resume.pt", weights_only=True)["trainee"]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+
+
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_precision("auto", "cuda") == "fp16"
