@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -97,8 +98,9 @@ class RunFolder:
         run = cls.vacant(path, overwrite=overwrite)
         if overwrite:
             # What is left of the run before would be taken for this one's: evaluated, resumed.
-            for old in (run.metrics_path, *run.checkpoints.glob("*.*")):
-                old.unlink(missing_ok=True)
+            run.metrics_path.unlink(missing_ok=True)
+            for folder in (run.checkpoints, run.plots, run.path / "tensorboard"):
+                shutil.rmtree(folder, ignore_errors=True)
         for folder in (run.checkpoints, run.plots):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,17 @@ def test_a_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
     assert make_run(tmp_path / "run", overwrite=True).metrics() == []
 
 
+def test_a_run_that_is_replaced_leaves_no_weights_behind(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.checkpoints / "best.safetensors").write_text("old")
+    (run.path / "tensorboard").mkdir()
+    (run.path / "cache").mkdir()
+    make_run(run.path, overwrite=True)
+    assert not list(run.checkpoints.iterdir())
+    assert not (run.path / "tensorboard").exists()
+    assert (run.path / "cache").is_dir()  # decoded clips are found again by their content
+
+
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
         RunFolder.reopen(tmp_path)
