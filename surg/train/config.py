@@ -1,7 +1,7 @@
 """Everything a training run can be told, as one tree. Recipes (recipes/*.yaml) are values for it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -142,7 +142,7 @@ class MaskConfig(Config):
     kind: Literal["multiblock", "future", "forecast", "mgmae"] = "multiblock"
     """multiblock: 8 small and 2 large tubes; future: late frames are masked more; forecast: only late frames, and whole ones;
     mgmae: warped along the flow."""
-    groups: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))
+    groups: tuple[tuple[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0, le=1)]], ...] = ((8, 0.15), (2, 0.7))
     """(blocks, share of the picture of each) of every mask; one student pass each."""
     ratio: float | None = Field(None, gt=0, lt=1)
     """Exact share of tokens masked. Multi-block draws are trimmed or grown to it; unset, they keep what the blocks give. Not for forecast."""
@@ -161,37 +161,37 @@ class MaskConfig(Config):
 
 
 class LossWeights(Config):
-    jepa: float = 1.0
+    jepa: float = Field(1.0, ge=0)
     """Masked latents, L1."""
-    context: float = 0.0
+    context: float = Field(0.0, ge=0)
     """2.1's loss on visible tokens (0.5 there)."""
-    motion_aux: float = 0.1
+    motion_aux: float = Field(0.1, ge=0)
     """Motion class and 23 motion features from pooled tokens."""
-    action_map: float = 0.0
+    action_map: float = Field(0.0, ge=0)
     """Which token shows the instrument that does the action, and which action: a linear layer on every token. Needs masks."""
-    flow: float = 0.5
+    flow: float = Field(0.5, ge=0)
     """Optical flow of every token by a linear layer: dense teaching of motion that needs no label."""
-    action: float = 1.0
+    action: float = Field(1.0, ge=0)
     """Motion class by the attentive classifier."""
-    sterility: float = 1.0
+    sterility: float = Field(1.0, ge=0)
     """Breach now and at each horizon."""
-    breach_map: float = 0.5
+    breach_map: float = Field(0.5, ge=0)
     """Where the breach is, per token."""
-    unsterile_map: float = 0.0
+    unsterile_map: float = Field(0.0, ge=0)
     """Which token shows somebody or something that is not sterile: a linear layer on every token. Needs masks that say who is."""
-    order: float = 1.0
+    order: float = Field(1.0, ge=0)
     """Temporal order (stage 1)."""
-    contrast: float = 1.0
+    contrast: float = Field(1.0, ge=0)
     """InfoNCE between two views (stage 1)."""
-    mask_aux: float = 0.1
+    mask_aux: float = Field(0.1, ge=0)
     """Mask denoising (stage 1)."""
-    world: float = 1.0
+    world: float = Field(1.0, ge=0)
     """Action-conditioned prediction of the next latents (stage 2)."""
-    clear: float = 0.0
+    clear: float = Field(0.0, ge=0)
     """Replay with distillation: distance of replayed clips' features to those stored at the start."""
-    anchor: float = 0.0
+    anchor: float = Field(0.0, ge=0)
     """L2 distance of the weights to their start."""
-    ewc: float = 0.0
+    ewc: float = Field(0.0, ge=0)
     """The same, each weight by its Fisher information."""
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from surg.config import flatten, load_config, to_yaml
+from surg.config import validate as validate_config
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import ConfigError, DataError, RunError
 from surg.runs import RunFolder, write_text
@@ -91,8 +92,14 @@ def train(
     steps = config.steps or max(1, round(config.epochs * per_epoch))
 
     # --- model, teacher, optimiser
-    spec = PreprocessSpec(
-        size=config.data.size, num_frames=config.data.num_frames, fps=config.data.fps, zone_crop=config.data.zone_crop
+    spec = validate_config(
+        PreprocessSpec,
+        {
+            "size": config.data.size,
+            "num_frames": config.data.num_frames,
+            "fps": config.data.fps,
+            "zone_crop": config.data.zone_crop,
+        },
     )
     trainee = build.build_trainee(config, start, classes, spec, sources)
     if config.trainable.encoder == "lora":

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from surg.config import Config
@@ -11,25 +12,25 @@ from surg.train.whole import whole
 
 
 class OptimConfig(Config):
-    lr: float = 2e-4
+    lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averages."""
-    eps: float = 1e-8
+    eps: float = Field(1e-8, ge=0)
     """AdamW's denominator."""
-    weight_decay: float = 0.04
+    weight_decay: float = Field(0.04, ge=0)
     """Decay at the start; biases and every 1-D parameter have none."""
-    final_weight_decay: float | None = None
+    final_weight_decay: float | None = Field(None, ge=0)
     """Decay at the end (cosine between them); the same as `weight_decay` when not set."""
     clip: float | None = 1.0
     """Largest norm of the gradient; null switches clipping off (as upstream)."""
-    encoder_lr: float = 1.0
+    encoder_lr: float = Field(1.0, ge=0)
     """Multiplier for the encoder."""
-    predictor_lr: float = 1.0
+    predictor_lr: float = Field(1.0, ge=0)
     """Multiplier for the predictor."""
-    head_lr: float = 1.0
+    head_lr: float = Field(1.0, ge=0)
     """Multiplier for the heads; motion_aux has its own."""
-    motion_aux_lr: float = 10.0
+    motion_aux_lr: float = Field(10.0, ge=0)
     """Multiplier for the motion_aux head."""
     layer_decay: float = 1.0
     """Encoder block k of n learns at layer_decay ** (n - k); 1 switches it off."""

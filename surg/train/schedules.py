@@ -6,6 +6,8 @@ Steps count from 1, as the official schedulers do: they advance before they are 
 import math
 from typing import Literal
 
+from pydantic import Field
+
 from surg.config import Config
 from surg.errors import ConfigError
 
@@ -15,13 +17,13 @@ Shape = Literal["constant", "cosine", "linear", "wsd"]
 class ScheduleConfig(Config):
     shape: Shape = "cosine"
     """What follows the warm-up: constant, cosine or linear to `final`, or wsd (constant, then linear over `anneal`)."""
-    start: float = 0.1
+    start: float = Field(0.1, ge=0)
     """Learning rate at the first step, as a share of the peak."""
-    final: float = 0.01
+    final: float = Field(0.01, ge=0)
     """Learning rate at the end, as a share of the peak."""
-    warmup: float = 0.05
+    warmup: float = Field(0.05, ge=0)
     """Length of the linear warm-up, as a share of the run."""
-    anneal: float = 0.1
+    anneal: float = Field(0.1, ge=0)
     """Length of the final decay of `wsd`, as a share of the run."""
     stretch: float = 1.0
     """Every curve is drawn over this many runs and cut at the end of one. The official recipes use 1.25."""

@@ -209,3 +209,11 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert choose_precision("auto", "cuda") == "fp16"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["data.size=97", "optim.lr=-1", "masks.groups=[[8,2.0]]", "schedule.warmup=-1", "loss.weights.mask_aux=-3"]
+)
+def test_a_number_that_cannot_work_is_refused_with_a_sentence(wrong: str, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        train(settings("pretrain", wrong), tmp_path / "run")
