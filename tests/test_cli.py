@@ -1,6 +1,8 @@
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,31 @@ def test_doctor_says_what_to_do_about_a_dead_server(surg: Surg) -> None:
     done = surg("doctor", "--server", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "does not answer" in done.stdout
+
+
+def test_doctor_tells_the_grpc_port_from_the_http_port(surg: Surg) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as caller:
+                caller.recv(1000)
+                caller.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00 settings of HTTP/2\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = surg("doctor", "--server", f"127.0.0.1:{server.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "gRPC port" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_names_a_checkpoint_that_the_next_command_finds(surg: Surg, tmp_path: Path) -> None:
+    from surg.model.saved import shipped
+
+    (tmp_path / "runs/a/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/a/config.yaml").write_text("")
+    (tmp_path / "runs/a/checkpoints/best.safetensors").symlink_to(shipped())
+    done = surg("doctor", "--run", "runs/a")
+    assert "surg train stage2 --init runs/a --data" in done.stdout
 
 
 def test_config_show_set_and_diff_agree(surg: Surg, tmp_path: Path) -> None:

@@ -169,4 +169,4 @@ def _checkpoint(folder: RunFolder) -> Iterator[Finding]:
             "Stage 2 wants an encoder: give it a run of stage1 or pretrain.",
         )
     else:
-        yield ok("Ready for stage 2", f"surg train stage2 --init {saved[0].name} --data MM-OR.parquet")
+        yield ok("Ready for stage 2", f"surg train stage2 --init {folder.path} --data MM-OR.parquet")

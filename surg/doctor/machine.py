@@ -164,6 +164,7 @@ def docker_engine() -> Finding:
 
 
 def external_triton(url: str) -> Finding:
+    import http.client
     import json
     import urllib.error
     import urllib.request
@@ -174,6 +175,13 @@ def external_triton(url: str) -> Finding:
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/v2", timeout=5) as answer:
             facts = json.load(answer)
+    except http.client.HTTPException:
+        return missing(
+            "Triton, given",
+            f"{url} answers, but does not speak HTTP",
+            "This may be the gRPC port (8001 by default); give the HTTP one (8000 by default).",
+            required=True,
+        )
     except (urllib.error.URLError, OSError, ValueError) as error:
         return missing(
             "Triton, given",

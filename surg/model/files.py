@@ -7,6 +7,7 @@ Tensors are mapped from the file and read when touched.
 import json
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ def _torch(path: Path) -> WeightFile:
                 "Use a file from a source you trust that holds a plain state dict, or convert it where it came from."
             ) from error
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: it cannot be unpickled.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # A file that is no pickle makes the unpickler stumble in whatever way its first bytes lead to.
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise CheckpointError(
             f"{path} is damaged, cut short, or no PyTorch checkpoint ({_first_line(error)}).\n"
             "Compare its size with the source's and fetch it again."

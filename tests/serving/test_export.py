@@ -76,6 +76,13 @@ def test_an_export_that_differs_is_not_kept(bundle: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_the_exports_place_is_noticed_before_the_work(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    for export in (export_repository, export_files):
+        with pytest.raises(ExportError, match="it is a file"):
+            export(bundle, tmp_path / "notes.txt")
+
+
 def test_the_gate_sees_a_wrong_graph(bundle: Path, local: Client) -> None:
     """PyTorch of another checkpoint against this repository: every kind of row must object."""
     other = load_bundle(make_bundle(bundle.with_name("other.safetensors"), seed=5))
