@@ -32,7 +32,8 @@ def infer(
     ] = None,
     stride: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 1.0,
     threshold: Annotated[
-        float | None, typer.Option(help="Breach probability that starts an event; the model's own when not given.")
+        float | None,
+        typer.Option(min=0, max=1, help="Breach probability that starts an event; the model's own when not given."),
     ] = None,
     surprise: Annotated[
         bool, typer.Option("--surprise", help="Also ask the world model how unexpected each window is.")
@@ -69,12 +70,14 @@ def infer(
         if on_server:
             raise ConfigError("--on-server sends a video whole; a stream is followed window by window. Leave it out.")
         with connect(server or _running()) as client:
+            _say_what_is_missing(client)
             _live(client, follow, polygon, stride, threshold, surprise, follow_for, out, as_json)
         return
     found = inference.find_videos(videos) if videos else []
     if out is not None:
         inference.check_out(out)
     with connect(server or _running()) as client:
+        _say_what_is_missing(client)
         reports: list[Report] = []
         unread = []
         arriving = inference.follow(Path(follow), follow_for) if follow is not None else iter(())
@@ -108,9 +111,9 @@ def infer(
                     raise report.stopped
         if as_json:
             typer.echo(json.dumps(inference.as_dict(client, reports), ensure_ascii=False))
-        elif out is not None:
+        elif out is not None and reports:
             typer.echo(f"\nwrote {out}    see it: surg demo")
-        else:
+        elif reports:
             typer.echo("\nKeep every window: --out events.json")
     if unread:
         raise DataError(
@@ -213,14 +216,33 @@ def _polygon(text: str | None) -> list[list[float]] | None:
 
     if text is None:
         return None
+    # The demo's page shows corners as `x y; x y`.
+    corners = (
+        [corner.replace(",", " ").split() for corner in text.split(";")]
+        if ";" in text
+        else [c.split(",") for c in text.split()]
+    )
     try:
-        polygon = [[float(number) for number in corner.split(",")] for corner in text.split()]
+        polygon = [[float(x), float(y)] for x, y in filter(None, corners)]
         zone_bounds(polygon)
     except ValueError as error:
         raise ConfigError(f"--zone {text!r} is not a list of x,y corners such as 0.3,0.4 0.7,0.4 0.7,0.9") from error
     except DataError as error:
         raise ConfigError(f"--zone {text!r}: {error}") from error
+    if outside := [f"{x:g},{y:g}" for x, y in polygon if not (0 <= x <= 1 and 0 <= y <= 1)]:
+        raise ConfigError(
+            f"--zone has corners outside the picture: {' '.join(outside)}. They are x,y in 0..1 of the frame, not pixels."
+        )
     return polygon
+
+
+def _say_what_is_missing(client: "Client") -> None:
+    """Silence about breaches must not pass for their absence."""
+    if not client.contract.horizons_s:
+        typer.echo(
+            "This model has no sterility head: breaches are not looked for, whatever --threshold says. Train one: surg train multitask",
+            err=True,
+        )
 
 
 def _running() -> str:

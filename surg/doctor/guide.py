@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from surg.data.adapters.files import videos_under
 from surg.doctor.findings import Finding, missing, ok, warning
 from surg.doctor.machine import GIB, MIN_FREE_GIB
 from surg.errors import SurgError
 from surg.runs import RunFolder
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 SAMPLED = 8
 
 
@@ -81,7 +81,7 @@ def _data(data: Path) -> Finding:
                 "Data set", str(error).splitlines()[0], "Make a manifest: surg data index ROOT --format NAME", required=True
             )
     else:
-        videos = [str(path) for path in sorted(data.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES]
+        videos = [str(path) for path in videos_under(data)]
         size = f"{len(videos)} videos"
     if not videos:
         return missing(

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from surg.data.adapters.files import VIDEO_SUFFIXES, videos_under
 from surg.errors import ConfigError, DataError, SurgError
 from surg.metrics.detection import AlarmRule, alarms
 from surg.runs import write_text
 from surg.serving.client import Client
 from surg.serving.results import Window
-
-VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,13 @@ def find_videos(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEOS)
+            found += videos_under(path)
         elif path.exists():
             found.append(path)
         else:
             raise DataError(f"There is no {path}.")
     if not found:
-        raise DataError(f"No video in {', '.join(map(str, paths))}. Known endings: {', '.join(sorted(VIDEOS))}.")
+        raise DataError(f"No video in {', '.join(map(str, paths))}. Known endings: {', '.join(sorted(VIDEO_SUFFIXES))}.")
     return found
 
 
@@ -145,7 +144,7 @@ def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0) ->
     done: set[Path] = set()
     sizes: dict[Path, int] = {}
     while True:
-        for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS and file not in done):
+        for path in (file for file in videos_under(folder) if file not in done):
             try:
                 size = path.stat().st_size
             except FileNotFoundError:

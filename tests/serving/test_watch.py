@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from surg.cli.infer import _polygon
 from surg.data.clips import ClipConfig, frame_times, windows
 from surg.data.preprocess import preprocess
 from surg.data.video import probe, read_frames, write_video
@@ -19,9 +20,9 @@ from surg.errors import ConfigError
 from surg.serving import inference
 from surg.serving.client import Client
 from surg.serving.engine import Server
-from surg.serving.export import Exported
+from surg.serving.export import Exported, export_repository
 from surg.serving.stream import cuts, mean_change
-from tests.serving.conftest import SPEC
+from tests.serving.conftest import SPEC, make_bundle
 
 ZONE = [[0.2, 0.2], [0.7, 0.2], [0.7, 0.8], [0.2, 0.8]]
 
@@ -199,7 +200,45 @@ def test_infer_writes_json_and_csv(
     assert surg("infer", "nothing.mp4", "--server", f"local:{exported.repo}").returncode == 2
 
 
-@pytest.mark.triton
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--out", "."), "it is a folder"),
+        (("--out", "notes.txt/e.json"), "takes no files"),
+        (("--zone", "0.1,0.1 0.9,0.1 5,6"), "outside the picture: 5,6"),
+        (("--zone", "0.1,0.1,0.9 0.1,5"), "is not a list"),
+        (("--threshold", "2"), "threshold"),
+    ],
+)
+def test_infer_refuses_what_could_not_be_kept_or_would_never_alarm(
+    given: tuple[str, ...],
+    told: str,
+    surg: Callable[..., subprocess.CompletedProcess[str]],
+    exported: Exported,
+    video: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    done = surg("infer", video, "--server", f"local:{exported.repo}", *given)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_zone_is_taken_as_the_page_shows_it() -> None:
+    assert _polygon("0.2 0.3; 0.8 0.3; 0.5 0.9") == _polygon("0.2,0.3 0.8,0.3 0.5,0.9") == [[0.2, 0.3], [0.8, 0.3], [0.5, 0.9]]
+
+
+def test_infer_says_that_a_model_without_a_head_looks_for_no_breach(
+    surg: Callable[..., subprocess.CompletedProcess[str]], video: Path, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bare.safetensors", without=("head.action", "head.sterility"))
+    export_repository(bundle, tmp_path / "bare", clips=2, through_server=False)
+    done = surg("infer", video, "--server", "local:bare", "--stride", 4)
+    assert done.returncode == 0, done.stderr
+    assert "no sterility head: breaches are not looked for" in done.stderr
+
+
 def test_serve_commands_work_from_shell_to_shell(
     surg: Callable[..., subprocess.CompletedProcess[str]], exported: Exported, video: Path, tmp_path: Path
 ) -> None:

@@ -1,14 +1,18 @@
 """UCF101, HMDB51, Kinetics, SSv2, folders and tables."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from surg.data.adapters.files import videos_under
 from surg.data.adapters.ledger import Ledger
 from surg.data.adapters.registry import adapter
 from surg.data.manifest import Clip
+from surg.doctor.guide import check_before_training
 from surg.errors import ConfigError, DataError
 from tests.data import painted
+from surg.serving.inference import find_videos, follow
 from tests.data.adapters import trees
 
 # UCF101
@@ -140,6 +144,22 @@ def test_a_video_that_the_case_pattern_does_not_fit_is_counted(videos: Path, tmp
 def test_a_case_pattern_without_a_group_is_refused(videos: Path, tmp_path: Path, pattern: str) -> None:
     with pytest.raises(ConfigError, match="case="):
         folder(videos, tmp_path, case=pattern)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mts", ".vob", ".flv", ".wmv", ".MPG"])
+def test_index_infer_and_doctor_look_at_the_same_files(suffix: str, videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copy(next(videos.rglob("*.mp4")), folder / f"a{suffix}")
+    (folder / "._a.mp4").write_bytes(b"left by a Mac")
+    assert (
+        videos_under(folder)
+        == find_videos([folder])
+        == list(follow(folder, for_s=0.2, every_s=0.05))
+        == [folder / f"a{suffix}"]
+    )
+    (data,) = (finding for finding in check_before_training(folder, None) if finding.name == "Data set")
+    assert data.found == "1 videos, all sampled ones readable"
 
 
 def test_an_unreadable_video_is_counted_and_not_replaced(videos: Path, tmp_path: Path) -> None:
