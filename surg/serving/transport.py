@@ -138,7 +138,8 @@ class GrpcTransport:
         # A stream belongs to one client object: its own, so that other threads keep using ours.
         client = grpc.InferenceServerClient(host)
         try:
-            client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=request.timeout_s)
+            # No deadline for the stream as a whole: it has an answer for every window, and each has its own below.
+            client.start_stream(lambda result, error: answers.put((result, error)))
             client.async_stream_infer(
                 request.model,
                 [self._input(name, array, None) for name, array in request.inputs.items()],

@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_the_server_slides_as_the_client_does(client: Client, video: Path) -> No
         assert a.action == b.action
         assert a.motion == b.motion > 0
         assert a.breach == pytest.approx(b.breach, abs=1e-6)
+
+
+@pytest.mark.triton
+def test_the_deadline_of_a_stream_is_each_windows_and_not_that_of_all_together(client: Client) -> None:
+    """A large model takes longer over a request's windows than any deadline that is one window's."""
+    frames = np.random.default_rng(0).integers(0, 256, (250, SPEC.size, SPEC.size, 3), dtype=np.uint8)
+    inputs = {"frames": frames, "zone": np.ones((4, 4), np.float32), "stride": np.ones(1, np.int32)}
+    began = monotonic()
+    whole = len(list(client.stream("surg_video", inputs)))
+    deadline = (monotonic() - began) / 3
+    assert whole == 250 - SPEC.num_frames + 1
+    assert len(list(client.stream("surg_video", inputs, timeout_s=deadline))) == whole
 
 
 def test_windows_slid_on_a_gpu_server_come_back_in_memory_that_numpy_reads(monkeypatch: pytest.MonkeyPatch) -> None:
