@@ -85,6 +85,14 @@ def test_the_folder_of_engines_is_writable_for_the_user_of_the_image() -> None:
     assert made == [("1000", "1000", volume.split(":")[1])]
 
 
+def test_the_page_pushes_the_image_that_its_chart_is_told_to_pull() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    tag = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())["image"]["tag"]
+    (pushed,) = re.findall(r"docker push (\S+)", page)
+    (pulled,) = re.findall(r"--set image\.repository=(\S+)", page)
+    assert pushed == f"{pulled}:{tag}"
+
+
 def test_ports_and_the_image_are_the_same_everywhere() -> None:
     from surg.serving.engines.docker import IMAGE
 
