@@ -73,11 +73,16 @@ def status(name: Name = "default", as_json: Json = False) -> None:
 @app.command(name="list")
 def list_() -> None:
     """Names of the servers started here."""
+    from surg.errors import ServerError
     from surg.serving import registry
 
     for name in registry.names():
         server = registry.find(name)
-        typer.echo(f"{name:16} {'running' if server.alive else 'stopped':8} {server.grpc_url}")
+        try:
+            state = "running" if server.alive else "stopped"
+        except ServerError:
+            state = "unknown"  # Docker is not running: the others are listed all the same
+        typer.echo(f"{name:16} {state:8} {server.grpc_url}")
 
 
 @app.command()
@@ -88,6 +93,7 @@ def stop(name: Name = "default") -> None:
 
     server = registry.find(name)
     if not server.alive:
+        server.stop()  # a container that ended by itself is removed
         typer.echo(f"{name} was not running.")
         return
     rc = server.stop()

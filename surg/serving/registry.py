@@ -34,11 +34,13 @@ def start(
 ) -> Server:
     """Start a server that goes on running after this process. Raises ServerError when one of that name runs already."""
     folder = servers_folder() / name
-    if (folder / "state.json").exists() and (running := find(name)).alive:
-        raise ServerError(
-            f"A server named {name} runs already (gRPC {running.grpc_url}).\n"
-            f"Stop it: surg serve stop --name {name}    or start a second one: surg serve start {repo} --name OTHER"
-        )
+    if (folder / "state.json").exists():
+        if (running := find(name)).alive:
+            raise ServerError(
+                f"A server named {name} runs already (gRPC {running.grpc_url}).\n"
+                f"Stop it: surg serve stop --name {name}    or start a second one: surg serve start {repo} --name OTHER"
+            )
+        running.stop()  # a container that ended by itself is still there, and nothing would know its name any more
     shutil.rmtree(folder, ignore_errors=True)
     wanted = [port or (usual if _is_free(usual) else 0) for port, usual in zip(ports, PORTS)]
     if engine == "docker":

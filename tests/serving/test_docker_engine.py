@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from docker.errors import APIError, ImageNotFound
 
+from surg.cli import serve
 from surg.errors import ServerError
-from surg.serving import repository
+from surg.serving import registry, repository
 from surg.serving.engines import docker
 from surg.serving.repository import QueueConfig
 from tests.serving.toy import toy_contract, toy_model, toy_repository
@@ -26,6 +27,11 @@ class Container:
             raise APIError(self.refusal, explanation=self.refusal)
 
     def reload(self) -> None: ...
+
+    def stop(self, timeout: int) -> None: ...
+
+    def wait(self) -> dict[str, int]:
+        return {"StatusCode": 1}
 
     def remove(self, force: bool = False) -> None:
         self.engine.left.remove(self)
@@ -47,12 +53,12 @@ class Engine:
     def create(self, image: str, command: list[str], **asked: Any) -> Container:
         self.asked = {"image": image, "command": command, **asked}
         self.left.append(Container(self, self.refusal))
-        return self.left[0]
+        return self.left[-1]
 
     def get(self, name: str) -> Any:
         if not self.here:
             raise ImageNotFound(name, explanation="No such image")
-        return self.left[0] if self.left else SimpleNamespace(attrs={})
+        return self.left[-1] if self.left else SimpleNamespace(attrs={})
 
     def pull(self, image: str) -> None:
         self.pulled.append(image)
@@ -108,3 +114,32 @@ def test_an_image_that_is_not_here_is_pulled(tmp_path: Path, monkeypatch: pytest
     repo, _ = toy_repository(tmp_path)
     start(monkeypatch, engine := Engine(here=False), repo, tmp_path / "state")
     assert engine.pulled == [docker.IMAGE]
+
+
+def test_a_container_that_ended_by_itself_is_removed_by_stop_and_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path))
+    repo, _ = toy_repository(tmp_path)
+    engine = Engine()
+    for remove in (serve.stop, lambda: registry.start(repo, engine="docker")):
+        start(monkeypatch, engine, repo, registry.servers_folder() / "default")
+        (ended,) = engine.left
+        ended.status = "exited"
+        remove()
+        assert ended not in engine.left
+
+
+def test_servers_are_listed_while_docker_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path))
+    repo, _ = toy_repository(tmp_path)
+    start(monkeypatch, Engine(), repo, registry.servers_folder() / "b")
+
+    def off() -> None:
+        raise ServerError("No Docker engine answers here")
+
+    monkeypatch.setattr(docker, "engine", off)
+    serve.list_()
+    assert capsys.readouterr().out.split() == ["b", "unknown", "127.0.0.1:48001"]
