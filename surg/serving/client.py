@@ -80,6 +80,8 @@ def _transport(url: str, protocol: Protocol | None, shared_memory: bool | None, 
     host = rest.rstrip("/")
     if ":" not in host:
         raise ServerError(f"{url!r} names no port. Triton's are 8001 for gRPC and 8000 for HTTP: {host}:8001")
+    if not host.rpartition(":")[2].isdigit():
+        raise ServerError(f"{url!r} does not end in a port: an address is host:port, without a path.")
     if scheme == "grpc":
         return GrpcTransport(host, shared_memory=shared_memory)
     if scheme in ("http", "https"):

@@ -77,6 +77,12 @@ def test_nobody_there_says_how_to_start_one(scheme: str) -> None:
         connect(f"{scheme}127.0.0.1:9", patience_s=0.2, timeout_s=2)
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/v2", "http://127.0.0.1:x", "127.0.0.1:80a0"])
+def test_an_address_that_does_not_end_in_a_port_is_explained(url: str) -> None:
+    with pytest.raises(ServerError, match="host:port"):
+        connect(url)
+
+
 def test_an_address_without_port_is_explained() -> None:
     with pytest.raises(ServerError, match="names no port"):
         connect("triton")
