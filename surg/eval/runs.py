@@ -87,6 +87,11 @@ def judge_sterility(
         timelines=timelines,
         classes=contract.classes,
     )
+    shared = {take.truth.case for take in sets.get("val", [])} & {take.truth.case for take in test}
+    if shared:
+        result.warnings.append(
+            f"{len(shared)} cases stand in val and in test: thresholds were chosen on the cases that they are judged by. Split by case: surg data split MANIFEST"
+        )
     result.evidence |= {"data_fingerprint": manifest.fingerprint, "sources": _sources(*manifests)}
     if takes:
         result.evidence["takes_fingerprint"] = takes.fingerprint

@@ -132,6 +132,17 @@ def test_takes_through_a_model_give_the_same_report_when_resumed(
     assert 0 < first.metrics["model/prior"].value < 1
 
 
+def test_a_case_in_val_and_in_test_is_told(take_manifest: Path, tmp_path: Path, torch_backend: Backend) -> None:
+    config = SterilityConfig(watch=WatchConfig(stride_s=4.0), repeats=100)
+    apart = Manifest.read(take_manifest)
+    shared = write_manifest(tmp_path / "shared.parquet", (replace(clip, case="one") for clip in apart.clips()))
+    told = [
+        judge_sterility(torch_backend, manifest, tmp_path / name, config).warnings
+        for name, manifest in (("apart", apart), ("shared", shared))
+    ]
+    assert [any("in val and in test" in warning for warning in warnings) for warnings in told] == [False, True]
+
+
 def test_a_side_table_of_next_actions_is_judged_by_what_the_action_head_says(
     take_manifest: Path, tmp_path: Path, torch_backend: Backend
 ) -> None:
