@@ -255,8 +255,7 @@ def _drift_and_arrow(found: Foresight, result: Result) -> None:
     )
     y = np.repeat([0.0, 1.0], len(found.surprise))
     arrow = roc_area(y, found.surprise.T.ravel())
-    difference = found.surprise[:, 1] - found.surprise[:, 0]
-    sums, counts = case_sums(difference > 0, found.cases)
+    sums, counts = case_sums(_more(found.surprise[:, 1], found.surprise[:, 0]), found.cases)
     more = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
     result.metrics |= {"arrow/auroc": Metric(arrow), "arrow/paired": more}
     note = "Surprise of each clip played backwards against forwards: 0.5 says that the model does not know which way time runs."
@@ -272,7 +271,7 @@ def _drift_and_arrow(found: Foresight, result: Result) -> None:
 
 def _action_sensitivity(found: Foresight, errors: Array, result: Result) -> None:
     own, others = errors[:, 0], errors[:, 1]
-    sums, counts = case_sums(others > own, found.cases)
+    sums, counts = case_sums(_more(others, own), found.cases)
     share = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
     gain = Metric(float(others.sum() / max(own.sum(), 1e-12) - 1))
     result.metrics |= {"actions/paired": share, "actions/worse-by": gain}
@@ -282,6 +281,11 @@ def _action_sensitivity(found: Foresight, errors: Array, result: Result) -> None
     ]
     note = "A model that reads its actions is worse with wrong ones; one that ignores them is not."
     result.tables.append(Table("Action sensitivity", ["", "value"], rows, note))
+
+
+def _more(a: Array, b: Array) -> Array:
+    """1 where a is more, 0 where it is less, a half where they are equal: what cannot tell the two gets chance, not nothing."""
+    return np.asarray((np.sign(a - b) + 1) / 2)
 
 
 def _spread(clips: Sequence[Clip], count: int) -> list[Clip]:

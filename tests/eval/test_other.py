@@ -108,6 +108,15 @@ def test_a_model_that_reads_its_actions_is_told_apart(tmp_path: Path) -> None:
     assert any(table.title == "Action sensitivity" for table in result.tables)
 
 
+def test_a_model_that_reads_no_actions_and_knows_no_time_gets_chance(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(8, 1, 6, 8))
+    cases, same = np.array([f"c{i}" for i in range(8)]), np.repeat(rng.random((8, 1)), 2, axis=1)
+    result = judge(Foresight(truth, truth, 0.5 * truth[:, 0], cases, same, same), 0.5, tmp_path)
+    assert result.metrics["actions/paired"].value == 0.5
+    assert result.metrics["arrow/paired"].value == 0.5
+
+
 def test_an_action_conditioned_model_is_asked_with_true_and_with_other_actions(tmp_path: Path, take_manifest: Path) -> None:
     import small
 
