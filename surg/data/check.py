@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from surg.data.breach_spans import breach_spans
 from surg.data.executor import Report, run
 from surg.data.hashing import near_duplicates, signature, signature_times
 from surg.data.manifest import Clip, Manifest
@@ -50,6 +51,10 @@ class Findings:
     """(video, video, mean bits of difference out of 64, are they on two sides of the split?)"""
     leaks: list[str] = field(default_factory=list)
     """Patients on two sides."""
+    breaches: list[str] = field(default_factory=list)
+    """Labels of breaches that cannot be read."""
+    missed: int = 0
+    """Clips with a breach that lies outside of them."""
 
     @property
     def problems(self) -> list[str]:
@@ -59,6 +64,7 @@ class Findings:
             (len(self.beyond), "videos are shorter than their clips say"),
             (len(self.leaks), "patients are on two sides of the split"),
             (across, "pairs of near-duplicate videos lie on two sides of the split"),
+            (len(self.breaches), "clips have breach labels that cannot be read"),
         )
         found = [f"{count} {what}" for count, what in counted if count]
         return [*found, self.notes["leak"]] if self.notes.get("leak") else found
@@ -70,6 +76,7 @@ class Findings:
         counted = (
             (same_side, "pairs of near-duplicate videos on one side"),
             (self.licences.get("", 0), "clips without a licence"),
+            (self.missed, "clips are labelled as a breach whose times lie outside the clip"),
         )
         return [f"{count} {what}" for count, what in counted if count]
 
@@ -117,6 +124,7 @@ def _gather(manifest: Manifest, found: Findings) -> dict[str, _Video]:
             sides.add((row["source"], row["case"], row["split"]))
         for row in table.group_by(["labels", "split"]).aggregate([([], "count_all")]).to_pylist():
             labels[row["labels"], row["split"]] += row["count_all"]
+        _look_at_breaches(table, found)
         for row in table.group_by(["video", "split", "meta"]).aggregate([("end_s", "max")]).to_pylist():
             path = manifest.absolute(row["video"])
             if path not in videos:
@@ -127,6 +135,20 @@ def _gather(manifest: Manifest, found: Findings) -> dict[str, _Video]:
     found.leaks = [str(conflict) for conflict in conflicts(sides)]
     found.classes = _classes(labels)
     return videos
+
+
+def _look_at_breaches(table: pa.Table, found: Findings) -> None:
+    labelled = table.filter(pc.match_substring(table["labels"], '"breach"'))
+    for row in labelled.select(["video", "start_s", "end_s", "case", "labels"]).to_pylist():
+        clip = Clip(row["video"], row["start_s"], row["end_s"], row["case"], labels=json.loads(row["labels"]))
+        try:
+            spans = breach_spans(clip)
+        except DataError as error:
+            found.breaches.append(str(error))
+        else:
+            found.missed += spans not in (None, []) and all(
+                stop < clip.start_s or start > clip.end_s for start, stop in spans or ()
+            )
 
 
 def _classes(labels: dict[tuple[str, str], int]) -> dict[str, dict[str, dict[str, int]]]:
@@ -206,6 +228,8 @@ def lines(found: Findings) -> Iterator[str]:
         yield f"too short: {video} lasts {duration_s:.2f} s, its clips go on to {end_s:.2f} s"
     for leak in found.leaks:
         yield f"leak: {leak}"
+    for wrong in found.breaches:
+        yield f"breach: {wrong}"
     for one, other, bits, across in found.duplicates:
         yield f"near-duplicates{' ON TWO SIDES' if across else ''}: {one} and {other} ({bits:g} of 64 bits differ)"
     for remark in found.remarks:

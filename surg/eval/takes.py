@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from surg.config import Config
+from surg.data.breach_spans import breach_spans
 from surg.data.executor import Parts, Progress, item_key
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
@@ -314,14 +315,4 @@ def _thinned(frames: Iterator[tuple[float, Array]], fps: float, start_s: float) 
 
 def events_of(clip: Clip) -> list[Span]:
     """Breaches that one row names: all of label `breaches` ([[start, end, …], …] as JSON), else `breach_t0` to `breach_t1`, else the row."""
-    if not int(clip.labels["breach"]):
-        return []
-    if "breaches" in clip.labels:
-        try:
-            return [(float(span[0]), float(span[1])) for span in json.loads(str(clip.labels["breaches"]))]
-        except (ValueError, TypeError, IndexError) as error:
-            raise DataError(
-                f"The label `breaches` is {clip.labels['breaches']!r}; expected [[start, end], …] in seconds as JSON."
-            ) from error
-    start, end = float(clip.labels.get("breach_t0", -1)), float(clip.labels.get("breach_t1", -1))
-    return [(start, end)] if 0 <= start <= end else [(clip.start_s, clip.end_s)]
+    return breach_spans(clip) or []

@@ -4,7 +4,6 @@ A breach lasts from t0 to t1 (seconds of the video). Seen at time t and asked ab
 [t, t + h] lies in one. What the clip no longer shows is not known, and is not counted as a no.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from surg.data.breach_spans import breach_spans
 from surg.data.manifest import Clip
 from surg.errors import DataError
 
@@ -50,21 +50,11 @@ class Breaches:
 
 def breaches_of(clip: Clip) -> Breaches | None:
     """From labels `breach` with `breach_t0`, `breach_t1` or `breaches` (JSON spans), boxes from `breach_box` or the truth file."""
-    known = clip.labels.get("breach")
-    if known is None:
-        return None
-    if not int(known):
-        return Breaches(())
-    if "breaches" in clip.labels:
-        spans = tuple((float(span[0]), float(span[1])) for span in json.loads(str(clip.labels["breaches"])))
-    else:
-        start, stop = clip.labels.get("breach_t0"), clip.labels.get("breach_t1")
-        if start is None or stop is None:
-            # Labelled as a whole: every moment of it counts.
-            start, stop = clip.start_s, clip.end_s
-        spans = ((float(start), float(stop)),)
+    spans = breach_spans(clip)
+    if not spans:
+        return None if spans is None else Breaches(())
     times, boxes = _measured(clip)
-    return Breaches(spans, times, boxes)
+    return Breaches(tuple(spans), times, boxes)
 
 
 def _measured(clip: Clip) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float32] | None]:

@@ -1,6 +1,7 @@
 """`surg data check` finds what is wrong, and says nothing where nothing is."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 from surg.cli.main import app
 from surg.data import hashing
 from surg.data.check import check
-from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.manifest import Clip, Label, Manifest, write_manifest
 from surg.data.video import iter_frames, write_video
-from surg.errors import CheckFailed
+from surg.errors import CheckFailed, DataError
+from surg.eval.takes import events_of
+from surg.train.breach import breaches_of
 
 
 def scene(seed: int, count: int = 24) -> np.ndarray:
@@ -118,6 +121,35 @@ def test_patients_on_two_sides_are_a_leak_also_under_two_names(videos: Path, tmp
     one = replace(clips[0], source="cholec80", case="cholec80/video02", split="train")
     other = replace(clips[1], source="cholect50", case="cholect50/VID02", split="val")
     assert len(found([one, other], tmp_path, "none").leaks) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"breach": 1, "breach_t0": 3.0, "breach_t1": 2.0}, "from 3 to 2 s makes no sense"),
+        ({"breach": 1, "breach_t0": 0.5, "breach_t1": "abc"}, "`breach_t1` is 'abc'"),
+        ({"breach": 1, "breach_t0": 0.5}, "from 0.5 to -1 s makes no sense"),
+        ({"breach": "yes"}, "expected 0 or 1"),
+        ({"breach": 1, "breaches": "0.5-1"}, "as JSON"),
+    ],
+)
+def test_a_breach_that_cannot_be_read_is_found_and_refused_alike_by_training_and_evaluation(
+    labels: dict[str, Label], told: str, videos: Path, tmp_path: Path
+) -> None:
+    wrong = replace(sound(videos)[0], labels=labels)
+    report = found([wrong, *sound(videos)[1:]], tmp_path, "none")
+    assert report.problems == ["1 clips have breach labels that cannot be read"]
+    assert told in report.breaches[0]
+    for read in (breaches_of, events_of):
+        with pytest.raises(DataError, match=re.escape(told)):
+            read(wrong)
+
+
+def test_a_breach_beyond_its_clip_is_remarked_upon(videos: Path, tmp_path: Path) -> None:
+    late = replace(sound(videos)[0], labels={"breach": 1, "breach_t0": 300.0, "breach_t1": 500.0})
+    report = found([late, *sound(videos)[1:]], tmp_path, "none")
+    assert report.problems == []
+    assert "1 clips are labelled as a breach whose times lie outside the clip" in report.remarks
 
 
 def test_the_command_reports_as_text_and_json_and_fails_with_status_1(videos: Path, tmp_path: Path) -> None:
