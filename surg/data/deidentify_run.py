@@ -95,7 +95,9 @@ def deidentify_all(
         raise ConfigError("Two originals have the same file name, so their copies cannot keep it. Leave out --keep-names.")
     masked = () if keep_names or not manifest else dict.fromkeys(clip.masks for clip in manifest.clips() if clip.masks)
     if missing := next((masks for masks in masked if not Path(masks).exists()), None):
-        raise DataError(f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out.")
+        raise DataError(
+            f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out."
+        )
     work = partial(_one, folder=str(out / "videos"), config=config, faces=str(faces) if faces else None)
     rates = {clip.video: image_rate(clip) for clip in manifest.clips()} if manifest else {}
     table = out / "done.parquet"

@@ -143,9 +143,9 @@ def read_batch(draws: Sequence[Draw], sources: dict[str, Source], reading: Readi
     widths = next(
         ((s.actions.dim, s.states.dim) for s in sources.values() if s.actions is not None and s.states is not None), None
     )
-    for row in rows if widths else ():
+    for row in rows:
         # Clips of a source without a world model stand beside those of one.
-        for key, width in zip(("actions", "states"), widths):
+        for key, width in zip(("actions", "states"), widths or ()):
             row.setdefault(key, np.zeros((reading.num_frames // reading.tubelet, width), np.float32))
     stacked: dict[str, Any] = {}
     for name in rows[0]:

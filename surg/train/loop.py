@@ -484,7 +484,7 @@ class Alone:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def split_further(error: BaseException, config: TrainConfig, parts: int, world: int, out: Path) -> int:

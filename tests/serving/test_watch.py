@@ -252,6 +252,7 @@ def test_infer_says_that_a_model_without_a_head_looks_for_no_breach(
     assert "no sterility head: breaches are not looked for" in done.stderr
 
 
+@pytest.mark.triton
 def test_serve_commands_work_from_shell_to_shell(
     surg: Callable[..., subprocess.CompletedProcess[str]], exported: Exported, video: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ from surg.data.adapters.registry import adapter
 from surg.data.manifest import Clip
 from surg.doctor.guide import check_before_training
 from surg.errors import ConfigError, DataError
-from tests.data import painted
 from surg.serving.inference import find_videos, follow
+from tests.data import painted
 from tests.data.adapters import trees
 
 # UCF101
