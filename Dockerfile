@@ -37,7 +37,7 @@ COPY requirements/lock.txt requirements/lock.txt
 # The demo is a client: no torch. That is why the package comes without its dependencies.
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir -c requirements/lock.txt \
-      gradio "tritonclient[grpc,http]" opencv-python-headless av numpy pydantic omegaconf pyyaml typer rich pyarrow scipy matplotlib jinja2
+      gradio "tritonclient[grpc,http]" opencv-python-headless av numpy pydantic omegaconf pyyaml typer rich pyarrow scipy matplotlib jinja2 prometheus-client
 COPY pyproject.toml README.md LICENSE ./
 COPY surg surg
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps .

@@ -24,6 +24,9 @@ def demo(
     reference_clips: Annotated[int, typer.Option(min=1, help="At most this many of its clips.")] = 200,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others on the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the page; 0 picks a free one.")] = 7860,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Also answer Prometheus at this port of the host: counts and times.")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     from surg.demo.launch import launch
@@ -36,5 +39,6 @@ def demo(
         reference_clips=reference_clips,
         host=host,
         port=port,
+        metrics_port=metrics_port,
         open_browser=open_browser,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from surg.data.preprocess import Polygon
 from surg.data.video import VideoInfo, probe
+from surg.demo import metrics
 from surg.serving.client import Client
 from surg.serving.results import Window
 
@@ -98,6 +99,14 @@ def analyse(
 
     threshold: breach probability of an alarm; None takes the one that the checkpoint carries from validation data.
     """
+    with metrics.analysis() as progress:
+        for analysis in _windows(client, video, zone, stride_s, threshold):
+            progress.window(analysis.windows[-1].end_s)
+            yield analysis
+            progress.go_on()
+
+
+def _windows(client: Client, video: Path, zone: Polygon | None, stride_s: float, threshold: float | None) -> Iterator[Analysis]:
     contract = client.contract
     chosen = contract.threshold(0) if threshold is None else threshold
     analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes)

@@ -15,8 +15,10 @@ from typing import Any
 
 from surg.data.manifest import Manifest
 from surg.data.video import probe
+from surg.demo import metrics
 from surg.demo.examples import FOLDER, shipped
 from surg.demo.reference import Reference
+from surg.errors import ServerError
 from surg.serving.client import Client, connect
 from surg.serving.engine import start_server
 from surg.serving.shipped import shipped_repository
@@ -37,6 +39,7 @@ def launch(
     reference_clips: int = 200,
     host: str = "127.0.0.1",
     port: int = 7860,
+    metrics_port: int | None = None,
     open_browser: bool = False,
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
@@ -63,6 +66,14 @@ def launch(
         from surg.demo.pages import Page
 
         page = Page(client, known, other)
+        if metrics_port is not None:
+            try:
+                stack.enter_context(metrics.served(host, metrics_port))
+            except OSError as error:
+                raise ServerError(
+                    f"Port {metrics_port} cannot be used for metrics: {error.strerror}. Choose another: --metrics-port"
+                ) from error
+            logger.info("metrics for Prometheus: http://%s:%d/metrics", host, metrics_port)
         stack.enter_context(page.visits.swept())
         blocks = build(page, examples)
         _, address, _ = blocks.queue(default_concurrency_limit=4, max_size=32).launch(

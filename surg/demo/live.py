@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.preprocess import Polygon, PreprocessSpec, preprocess
+from surg.demo import metrics
 from surg.errors import DataError
 from surg.serving.client import Client
 from surg.serving.follow import OPEN_TIMEOUT_S, SCHEMES, is_address, open_stream
@@ -79,6 +80,9 @@ def read(client: Client, ring: Ring, zone: Polygon | None = None) -> Reading | N
     result = client.clip(prepared.frames, prepared.zone)
     probabilities = result.action_probability[0]
     best = int(probabilities.argmax()) if probabilities.size else -1
+    latency_s = time.monotonic() - arrived
+    metrics.AGE.observe(latency_s)
+    metrics.DROPPED.inc(dropped)
     return Reading(
         frames[-1],
         client.contract.classes[best] if best >= 0 else "",
@@ -86,7 +90,7 @@ def read(client: Client, ring: Ring, zone: Polygon | None = None) -> Reading | N
         float(result.breach_probability[0][0]) if result.breach.size else float("nan"),
         result.breach_map_probability[0],
         prepared.box,
-        time.monotonic() - arrived,
+        latency_s,
         dropped,
     )
 

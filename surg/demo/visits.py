@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.preprocess import Polygon
+from surg.demo import metrics
 from surg.demo.analysis import Analysis
 
 IDLE_S = 3600.0
@@ -104,6 +105,7 @@ class Visits:
         with self._lock:
             visit = self._visits.get(session) or Visit()
             self._visits[session] = visit
+            metrics.VISITS.set(len(self._visits))
             visit.touched = time.monotonic()
             return visit
 
@@ -129,6 +131,7 @@ class Visits:
         """The visit is over: its work ends, its upload goes, and all that was made from it."""
         with self._lock:
             visit = self._visits.pop(session, None)
+            metrics.VISITS.set(len(self._visits))
         if visit is not None:
             video = visit.video
             visit.close()
