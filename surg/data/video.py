@@ -59,6 +59,8 @@ class Limits:
 
 
 LIMITS = Limits()
+# A file from a stranger must not lead to other files of this machine, whatever its name ends in.
+PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "image2"}
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,12 @@ def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, A
         raise DataError(f"There is no video {path}.")
     try:
         # max_pixels keeps the decoder from allocating what a header merely claims, while the format is being probed already.
-        with av.open(
-            path, options={"max_pixels": str(limits.pixels)}, timeout=(30.0, 30.0), metadata_errors="ignore"
-        ) as container:
+        options = {"max_pixels": str(limits.pixels), "protocol_whitelist": "file"}
+        with av.open(path, options=options, timeout=(30.0, 30.0), metadata_errors="ignore") as container:
+            if PLAYLISTS & set(container.format.name.split(",")):
+                raise DataError(
+                    f"{path} is a playlist: it names other files and is no video itself. Give the files that it names."
+                )
             if not container.streams.video:
                 raise DataError(f"{path} has no video in it, only {len(container.streams)} other streams.")
             stream = container.streams.video[0]

@@ -41,6 +41,12 @@ def uploaded(payload: Any) -> Path:
     return path
 
 
+def refuse_lists(video: Path) -> None:
+    """Raises DataError for what names pictures that lie elsewhere: a visitor's list would show files of this machine."""
+    if video.suffix.lower() == ".txt" or "%" in video.name or video.is_dir():
+        raise DataError("That is a list of pictures or a pattern, and no video. Upload the video itself.")
+
+
 class Page:
     """The demo behind its layout: all methods take and return plain values, so that tests call them without a browser."""
 
@@ -67,6 +73,7 @@ class Page:
     def events(self, video: Path, zone: str, stride_s: float) -> dict[str, Any]:
         """The whole analysis as plain values, for callers without a page. An upload is deleted after it."""
         with self.visits.hold(video):
+            refuse_lists(video)
             growing = deque(analyse(self.client, video, parse_corners(zone) or None, stride_s=stride_s), maxlen=1)
         if not growing:
             raise DataError("The video ended before one window could be read. Is it cut off?")
@@ -81,6 +88,7 @@ class Page:
         if visit.video is None:
             return None
         try:
+            refuse_lists(visit.video)
             info = probe(visit.video)
             visit.frame = read_frames(visit.video, [min(0.5, info.duration_s / 2)])[0]
         except SurgError:

@@ -233,3 +233,13 @@ def test_real_videos_decode_the_same_by_search_as_from_the_start(real_videos: li
         for time, frame in zip(wanted, read_frames(path, wanted)):
             shown = int(np.searchsorted(starts, time + 1e-6, side="right")) - 1
             assert np.array_equal(frame[::16, ::16], every[max(shown, 0)][1]), (path.name, time)
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
+)
+def test_a_playlist_is_no_video_and_leads_nowhere(text: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "other.mp4", np.zeros((8, 64, 64, 3), np.uint8), 8)
+    (tmp_path / "list.m3u8").write_text(text.format("other.mp4"))
+    with pytest.raises(DataError, match=r"is a playlist|cannot be read"):
+        probe(tmp_path / "list.m3u8")

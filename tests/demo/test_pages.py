@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 
@@ -340,3 +342,27 @@ def test_the_api_reads_uploads_alone(video: Path, tmp_path: Path, monkeypatch: p
     for payload in ({"path": str(video)}, {"path": str(inside.parent / ".." / video.name)}, {}, str(video)):
         with pytest.raises(DataError, match="handle_file"):
             uploaded(payload)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "playlist.m3u8"])
+def test_an_upload_cannot_show_files_of_this_machine(name: str, page: Page, video: Path, uploads: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.ts"
+    with av.open(secret, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = 64
+        for _ in range(25):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    picture = tmp_path / "secret.png"
+    cv2.imwrite(str(picture), np.zeros((64, 64, 3), np.uint8))
+    texts = {
+        "list.txt": f"{picture}\t0\n{picture}\t1\n",
+        "playlist.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n",
+    }
+    for look in (page.open_video, page.events):
+        sent = uploads / name
+        sent.write_text(texts[name])
+        with pytest.raises(DataError) as caught:
+            look(*((Visit(), str(sent)) if look == page.open_video else (sent, "", 0.5)))
+        assert "list" in str(caught.value)
+        assert "secret" not in str(caught.value)
