@@ -78,6 +78,17 @@ def test_doctor_tells_the_grpc_port_from_the_http_port(surg: Surg) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_port_that_the_demo_cannot_have_is_refused_before_a_server_starts(surg: Surg) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = surg("demo", "--port", port)
+    assert done.returncode == 2
+    assert f"cannot be opened at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Triton" not in done.stderr
+    assert surg("demo", "--port", -4).returncode == 2
+
+
 def test_doctor_names_a_checkpoint_that_the_next_command_finds(surg: Surg, tmp_path: Path) -> None:
     from surg.model.saved import shipped
 

@@ -52,4 +52,9 @@ def deidentify(
     typer.echo(f"Wrote {done.report}" + (f" and {done.manifest}" if done.manifest else "") + ".")
     if done.names:
         typer.echo(f"Wrote {done.names}: which copy is which. It names patients: keep it apart from {out}, or delete it.")
-    typer.echo(f"Next: look at the copies yourself, for example: surg data show {done.manifest or out}")
+    if done.manifest is None:
+        typer.echo(
+            f"Next: look at the copies yourself: surg data index {out} --out {out}.parquet, then surg data show {out}.parquet"
+        )
+    else:
+        typer.echo(f"Next: look at the copies yourself, for example: surg data show {done.manifest}")

@@ -18,7 +18,9 @@ def index(
     whole: Annotated[
         bool, typer.Option("--whole", help="One unlabelled clip per video, for self-supervised training.")
     ] = False,
-    max_missing: Annotated[float, typer.Option(help="Largest share of videos or labels that may be missing.")] = 0.05,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of videos or labels that may be missing.")
+    ] = 0.05,
 ) -> None:
     """Read a data set and write its manifest."""
     from surg.data.adapters.indexing import index as index_data_set

@@ -23,7 +23,7 @@ def demo(
     ] = None,
     reference_clips: Annotated[int, typer.Option(min=1, help="At most this many of its clips.")] = 200,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others on the network in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the page; 0 picks a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.")] = 7860,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Also answer Prometheus at this port of the host: counts and times.")
     ] = None,

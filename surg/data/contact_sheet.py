@@ -20,12 +20,16 @@ def pick(manifest: Manifest, count: int, seed: int, label: str | None = None) ->
     """`count` clips at random, each as likely as another; with a label every class in turn. One pass over the rows."""
     rng = np.random.default_rng([seed, 5])
     kept: dict[str, list[tuple[float, int, Clip]]] = {}
+    known: set[str] = set()
     for row, clip in enumerate(manifest.clips()):
+        known.update(clip.labels)
         group = kept.setdefault(str(clip.labels.get(label, "")) if label else "", [])
         # The `count` smallest of random numbers are a fair sample of a stream.
         group.append((float(rng.random()), row, clip))
         if len(group) > 4 * count:
             group[:] = sorted(group)[:count]
+    if label and kept and label not in known:
+        raise DataError(f"No clip has the label `{label}`. The labels here: {', '.join(sorted(known)) or 'none'}.")
     groups = [sorted(kept[name])[:count] for name in sorted(kept)]
     turns = [group[turn] for turn in range(count) for group in groups if turn < len(group)]
     return [clip for _, _, clip in turns[:count]]

@@ -179,6 +179,11 @@ class Manifest:
                 f"There is no manifest {self.path}.\nMake one: surg data index --format folder VIDEOS --out {self.path}"
             ) from error
         except (OSError, pa.ArrowException) as error:
+            if self.path.is_dir():
+                raise DataError(
+                    f"{self.path} is a folder; expected a manifest.\n"
+                    f"Make one: surg data index {self.path} --out {self.path.name}.parquet"
+                ) from error
             raise DataError(
                 f"{self.path} is not a Parquet file ({type(error).__name__}).\n"
                 f"A manifest is made by `surg data index`; a CSV becomes one with `surg data import`."

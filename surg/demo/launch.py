@@ -18,7 +18,7 @@ from surg.data.video import probe
 from surg.demo import metrics
 from surg.demo.examples import FOLDER, shipped
 from surg.demo.reference import Reference
-from surg.errors import ServerError
+from surg.errors import ConfigError
 from surg.serving.client import Client, connect
 from surg.serving.engine import start_server
 from surg.serving.shipped import shipped_repository
@@ -44,6 +44,9 @@ def launch(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
     _share_heaps()
+    _require_free(host, port, "The page", "--port")
+    if metrics_port is not None:
+        _require_free(host, metrics_port, "Metrics", "--metrics-port")
     with ExitStack() as stack:
         uploads = Path(tempfile.mkdtemp(prefix="surg-uploads-"))
         stack.callback(shutil.rmtree, uploads, ignore_errors=True)
@@ -67,12 +70,7 @@ def launch(
 
         page = Page(client, known, other)
         if metrics_port is not None:
-            try:
-                stack.enter_context(metrics.served(host, metrics_port))
-            except OSError as error:
-                raise ServerError(
-                    f"Port {metrics_port} cannot be used for metrics: {error.strerror}. Choose another: --metrics-port"
-                ) from error
+            stack.enter_context(metrics.served(host, metrics_port))
             logger.info("metrics for Prometheus: http://%s:%d/metrics", host, metrics_port)
         stack.enter_context(page.visits.swept())
         blocks = build(page, examples)
@@ -105,6 +103,20 @@ def _reference_clips(manifest: Path | None, count: int) -> Any:
     if manifest is not None:
         return islice(Manifest.read(manifest).clips(), count)
     return (example.as_clip(probe(example.path).duration_s) for example in shipped())
+
+
+def _require_free(host: str, port: int, what: str, option: str) -> None:
+    """Raises ConfigError when nothing could be served there: before a server is started for it."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as wanted:
+            # As the page's own server does: a port that was just given back is free.
+            wanted.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            wanted.bind((host.strip("[]"), port))
+    except OSError as error:
+        raise ConfigError(
+            f"{what} cannot be served at {host}:{port} ({error.strerror or error}). Another demo may be open there.\n"
+            f"Choose another port: {option} {port + 1}"
+        ) from error
 
 
 def _free_port(host: str) -> int:

@@ -1,12 +1,14 @@
 """Real videos, made by nobody here, through every command of `surg data` that reads videos."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,6 +18,7 @@ from surg.data.loader import ClipLoader, LoaderConfig
 from surg.data.manifest import Manifest
 from surg.data.preprocess import PreprocessSpec
 from surg.data.stills import read_image
+from surg.data.video import write_video
 from tests.data import painted
 
 Surg = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,6 +70,26 @@ def test_index_lists_its_formats_and_refuses_unknown_ones(surg: Surg, tmp_path: 
     assert wrong.returncode == 2
     assert "Did you mean `cholec80`?" in wrong.stderr
     assert surg("data", "index", tmp_path, "--set", "split").returncode == 2
+
+
+def test_what_is_no_folder_of_videos_is_told_apart(surg: Surg, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hi")
+    (tmp_path / "empty").mkdir()
+    write_video(tmp_path / "own" / "a.mp4", np.zeros((8, 64, 64, 3), np.uint8), 8)
+    assert "is a file and no video" in surg("data", "index", "notes.txt").stderr
+    assert ".mp4" in surg("data", "index", "empty").stderr
+    assert surg("data", "index", "own", "--max-missing", -1).returncode == 2
+    assert surg("data", "index", "own", "--set", "fps=-3").returncode == 2
+    folder = surg("data", "show", "own").stderr
+    assert "own is a folder" in folder
+    assert "surg data index own --out own.parquet" in folder
+    assert surg("data", "index", "own", "--out", "own.parquet").returncode == 0
+    assert "The labels here" in surg("data", "show", "own.parquet", "--label", "nothing").stderr
+    copied = surg("data", "deidentify", "own", "--out", "clean", "--workers", 1)
+    assert copied.returncode == 0, copied.stderr
+    for command in re.findall(r"surg (data (?:index|show) \S+(?: --out \S+)?)", copied.stdout.replace(", then", "")):
+        done = surg(*command.split())
+        assert done.returncode == 0, done.stderr
 
 
 MEMORY = """

@@ -44,6 +44,8 @@ def read(
     expression whose first group, found in the path below ROOT, names the case: `case="(patient\\d+)"`.
     """
     pattern = _case_pattern(case)
+    if fps is not None and not fps > 0:
+        raise ConfigError(f"folder: fps={fps:g} pictures a second make no video; expected more than 0.")
     for path in _videos(root, ledger):
         below = path.relative_to(root)
         split = SPLITS.get(below.parts[0].lower(), "") if len(below.parts) > 1 else ""
@@ -75,6 +77,8 @@ def _videos(root: Path, ledger: Ledger) -> Iterator[Path]:
     if is_video(root):
         yield root
         return
+    if not root.is_dir():
+        raise DataError(f"{root} is a file and no video. Name a folder; for a table of clips: --format csv")
     paths = list(paths_under(root))
     with_videos = {path.parent for path in paths if is_video(path)}
     for path in paths:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from surg.data.adapters.files import VIDEO_SUFFIXES
 from surg.errors import DataError
 
 
@@ -41,6 +42,9 @@ class Ledger:
         """Raise DataError when nothing was found, or more is missing than allowed."""
         if not self.found:
             hint = f"\nFirst problem: {self.lacks[0][0]}: {self.lacks[0][1]}" if self.lacks else ""
+            if name == "folder" and not self.lacks:
+                endings = " ".join(sorted(VIDEO_SUFFIXES))
+                raise DataError(f"There is no video under {root}. Files that end in these are looked at: {endings}")
             raise DataError(
                 f"Nothing of {name} was found under {root}.{hint}\nThe layouts that are read stand in docs/datasets.md."
             )
