@@ -81,11 +81,13 @@ def test_doctor_tells_the_grpc_port_from_the_http_port(surg: Surg) -> None:
 def test_a_port_that_the_demo_cannot_have_is_refused_before_a_server_starts(surg: Surg) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = surg("demo", "--port", port)
-    assert done.returncode == 2
-    assert f"cannot be opened at 127.0.0.1:{port}" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Triton" not in done.stderr
+        for option in ("--port", "--metrics-port"):
+            done = surg("demo", option, port)
+            assert done.returncode == 2
+            assert f"cannot be served at 127.0.0.1:{port}" in done.stderr
+            assert f"{option} {port + 1}" in done.stderr
+            assert "Traceback" not in done.stderr
+            assert "Triton" not in done.stderr
     assert surg("demo", "--port", -4).returncode == 2
 
 
