@@ -53,7 +53,12 @@ def diff(
 
 def _resolve(source: str, changes: Sequence[str] = ()) -> "TrainConfig":
     """Settings of a recipe, a YAML file, or a run folder."""
+    from surg.config import load_config
+    from surg.runs import RunFolder
+    from surg.train.config import TrainConfig
     from surg.train.recipes import load_recipe
 
     path = Path(source)
-    return load_recipe(str(path / "config.yaml") if path.is_dir() else source, overrides=changes)
+    if path.is_dir():
+        return load_config(TrainConfig, RunFolder.reopen(path).config_path, overrides=changes)
+    return load_recipe(source, overrides=changes)

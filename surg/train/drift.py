@@ -62,6 +62,8 @@ class Anchor:
     def average(self, encoder: nn.Module, share: float) -> None:
         """WiSE-FT, in place: (1 - share) * start + share * trained."""
         for name, parameter in encoder.named_parameters():
+            if "lora_A" in name or name not in self.start:
+                continue  # the weight's change is B times A, and B starts at nothing: B alone scales it
             parameter.copy_(torch.lerp(self.start[name], parameter, share))
 
 

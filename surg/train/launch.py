@@ -79,8 +79,10 @@ def _flags(choices: Choices, plain: TrainConfig) -> dict[str, Any]:
     if choices.encoder_frozen is not None:
         extra["trainable"] = {"encoder": "none" if choices.encoder_frozen else "all"}
         if not choices.encoder_frozen:
-            # Fine-tuned encoders learn at a tenth of the heads' rate.
+            # Fine-tuned encoders learn at a tenth of the heads' rate, and their teacher follows them.
             extra["optim"] = {"encoder_lr": 0.1}
+            if plain.trainable.encoder == "none":
+                extra["teacher"] = {"frozen": False}
     if choices.num_epochs is not None:
         # A length in steps would win.
         extra |= {"epochs": choices.num_epochs, "steps": None}
@@ -89,6 +91,11 @@ def _flags(choices: Choices, plain: TrainConfig) -> dict[str, Any]:
     if choices.learning_rate is not None:
         extra.setdefault("optim", {})["lr"] = choices.learning_rate
     weights: dict[str, float] = {}
+    if (choices.use_mask_aux or choices.lambda_mask) and not any("mask_aux" in s.tasks for s in plain.data.sources.values()):
+        raise ConfigError(
+            f"The recipe {plain.recipe} has no mask denoising: --use-mask-aux and --lambda-mask are for stage 1's recipes.\n"
+            "Or give a source that task: --set data.sources.NAME.tasks=[...,mask_aux]"
+        )
     if choices.lambda_mask is not None:
         weights["mask_aux"] = choices.lambda_mask
     if choices.use_mask_aux is False:

@@ -130,6 +130,8 @@ def train(
     if resume and state_path.is_file():
         state = states.read(state_path)
         done, best = states.restore(state, trainee, teacher, optimizer, anchor, sources)
+        if accelerator.scaler is not None and "scaler" in state:
+            accelerator.scaler.load_state_dict(state["scaler"])
         if main:
             run.keep_metrics_until(done)
             logger.info("resuming %s after step %d of %d", out, done, steps)
@@ -273,10 +275,14 @@ def train(
                 )
             if step == steps and config.drift.wise is not None:
                 anchor.average(trainee.encoder, config.drift.wise)
+                if teacher is not None and config.teacher.export:
+                    anchor.average(teacher.encoder, config.drift.wise)
             if held_out and (step == steps or (step % config.validate_every == 0 if config.validate_every else epoch_ends)):
                 scores = validate(trainee, teacher, held_out, reading, config, accelerator)
                 judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores.get("loss", math.inf)
-                is_best = parallel.anyone(main and judged < best, accelerator)
+                # The average was asked for: what was best before it does not stand in for it.
+                averaged = step == steps and config.drift.wise is not None
+                is_best = parallel.anyone(main and (judged < best or (averaged and judged < math.inf)), accelerator)
                 if main and scores:
                     reporter.write("val", step, scores)
                     shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
@@ -297,6 +303,8 @@ def train(
             if step % config.save_every == 0 or stop or step == steps:
                 full, slow = saved.now()
                 state = states.collect(step, best, trainee, teacher, optimizer, anchor, sources)
+                if accelerator.scaler is not None:
+                    state["scaler"] = accelerator.scaler.state_dict()
                 if main:
                     bundles.save("last", full, slow, step, {"loss": total})
                     states.write(state_path, state)

@@ -66,8 +66,8 @@ def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConf
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     names: dict[tuple[float, bool], list[str]] = {}
     for name, parameter in named:
-        # Upstream decays mask tokens ([1, 1, D]) and nothing that is 1-D; so do we.
-        decays = parameter.ndim > 1 and not name.endswith(".bias")
+        # Upstream decays mask tokens ([1, 1, D]) and nothing that is 1-D; so do we. What SPD holds back it holds back alone.
+        decays = parameter.ndim > 1 and not name.endswith(".bias") and not (config.spd and name.startswith("encoder."))
         key = (multiplier(name, config, depth), decays)
         groups.setdefault(key, []).append(parameter)
         names.setdefault(key, []).append(name)
@@ -122,8 +122,6 @@ class SelectiveProjection(torch.optim.AdamW):
             for parameter in group["params"]
             if parameter.grad is not None and parameter in self.start
         }
-        for group in self.param_groups:
-            group["weight_decay"] = 0.0
         loss = super().step(closure)
         for parameter, previous in before.items():
             project(parameter, previous, self.start[parameter], parameter.grad, self.strength)

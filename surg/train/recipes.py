@@ -44,6 +44,8 @@ def _layers(name: str, seen: tuple[str, ...] = ()) -> list[Mapping[str, Any]]:
         return [values]
     if base in seen:
         raise ConfigError(f"The recipes {' -> '.join([*seen, base])} extend each other in a circle.")
+    if Path(base).suffix in (".yaml", ".yml"):
+        base = str(Path(name).parent / base)  # beside the file that names it
     below = _layers(base, (*seen, name))
     if values.pop("replace_sources", False):
         below = [{**layer, "data": {**layer.get("data", {}), "sources": {}}} for layer in below]

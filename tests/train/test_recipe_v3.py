@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from surg.model.bundle import load_bundle
 from surg.train import loop, losses, optim
 from surg.train.config import TrainConfig
 from surg.train.device import make_accelerator
@@ -35,6 +36,20 @@ def test_spd_pulls_back_only_where_the_gradient_points_home() -> None:
     after = torch.tensor([5.0, 0.0])
     optim.project(after, before, start, torch.tensor([1.0, 0.0]), 1.0)  # strength 1: back to the sphere it came from
     assert float(after.norm()) == pytest.approx(3.0)
+
+
+def test_spd_takes_the_place_of_decay_where_it_holds_back_and_nowhere_else() -> None:
+    named = {name: nn.Parameter(torch.ones(2, 2)) for name in ("encoder.w", "heads.action.w", "predictor.w")}
+    optimizer = optim.build_optimizer(named.items(), optim.OptimConfig(spd=1.0), depth=1)
+    assert isinstance(optimizer, optim.SelectiveProjection)
+    optimizer.anchor({named["encoder.w"]: torch.ones(2, 2)})
+    optim.set_rates(optimizer, lr=0.1, weight_decay=0.5)
+    for parameter in named.values():
+        parameter.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert {name: float(parameter.detach()[0, 0]) for name, parameter in named.items()} == pytest.approx(
+        {"encoder.w": 1.0, "heads.action.w": 0.95, "predictor.w": 0.95}
+    )
 
 
 def test_clear_is_the_mean_squared_distance_to_the_stored_features() -> None:
@@ -142,6 +157,31 @@ def test_leaving_out_a_piece_of_recipe_v3_moves_the_weights(
     assert relative_change(whole["all"].values(), other.values()) > 1e-3
 
 
+def test_the_average_is_what_a_run_leaves_even_where_a_checkpoint_before_it_was_better(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses_seen = iter((1.0, 2.0))
+    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": next(losses_seen)})
+    config = settings("pretrain", "steps=4", "validate_every=2", "drift.wise=0.5", "optim.lr=1e-3")
+    outcome = train(config, tmp_path / "run")
+    best, last = (
+        load_bundle(tmp_path / "run" / "checkpoints" / f"{name}.safetensors").part("encoder").state_dict()
+        for name in ("best", "last")
+    )
+    assert outcome.checkpoint.name == "best.safetensors"
+    assert all(torch.equal(tensor, last[name]) for name, tensor in best.items())
+
+
+def test_wise_ft_of_lora_scales_the_change_once() -> None:
+    module = nn.ParameterDict({"lora_A": torch.ones(2), "lora_B": torch.zeros(2)})
+    anchor = Anchor(module)
+    with torch.no_grad():
+        module["lora_A"].fill_(3.0)
+        module["lora_B"].fill_(4.0)
+    anchor.average(module, 0.5)
+    assert float(module["lora_A"][0] * module["lora_B"][0]) == pytest.approx(0.5 * 3.0 * 4.0)
+
+
 @pytest.mark.parametrize("setting", ["trainable.encoder=none", "drift.lpft=0.5"])
 def test_an_anchor_lets_an_encoder_rest_that_does_not_learn(setting: str, settings: Settings, tmp_path: Path) -> None:
     config = settings("pretrain", setting, "steps=2")
@@ -167,5 +207,7 @@ def test_the_pull_is_as_strong_under_scaled_gradients(
         torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True)["optimizer"]
         for name in ("plain", "scaled")
     )
+    kept = torch.load(tmp_path / "scaled" / "checkpoints" / "resume.pt", weights_only=True)["scaler"]
+    assert kept["scale"] == 1024.0
     name = "encoder.blocks.0.mlp.fc1.weight"
     assert float(scaled[name]["exp_avg"].norm() / plain[name]["exp_avg"].norm()) == pytest.approx(1.0, rel=0.2)

@@ -38,6 +38,13 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_name() -> None:
         recipes.load_recipe("surgeri")
 
 
+def test_a_recipe_file_extends_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: pretrain\nepochs: 7\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nbatch_size: 3\n")
+    config = recipes.load_recipe(str(tmp_path / "mine.yaml"))
+    assert (config.recipe, config.epochs, config.batch_size) == ("mine", 7, 3)
+
+
 def test_a_misspelt_setting_is_named() -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr"):
         recipes.load_recipe("pretrain", overrides=["optim.lrr=1"])

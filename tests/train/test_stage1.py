@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +113,16 @@ def test_the_guides_file_is_there_whatever_learnt(recipe: str, setting: str, set
     train(settings(recipe, "steps=2", setting), tmp_path / "run")
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best_vjepa2_finetuned.pth", weights_only=True)
     SurgicalActionConditionedWorldModel(**checkpoint["config"]).load_state_dict(checkpoint["full_model_state_dict"])
+
+
+def test_the_flag_that_lets_the_encoder_learn_makes_its_recipe(tissue: Path) -> None:
+    flag = resolve(Choices("stage1", [str(tissue)], encoder_frozen=False))
+    recipe = resolve(Choices("stage1-finetune", [str(tissue)]))
+    for config in (flag, recipe):
+        assert (config.trainable.encoder, config.optim.encoder_lr, config.teacher.frozen) == ("all", 0.1, False)
+
+
+@pytest.mark.parametrize("given", [{"use_mask_aux": True}, {"lambda_mask": 0.3}])
+def test_mask_denoising_is_refused_where_no_source_has_it(given: dict[str, Any], tissue: Path) -> None:
+    with pytest.raises(ConfigError, match="has no mask denoising"):
+        resolve(Choices("pretrain", [str(tissue)], **given))
