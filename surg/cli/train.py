@@ -18,7 +18,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or `list`.")],
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "--data-root", help="Manifest (or folder of videos), once for all sources or NAME=PATH."),
+        typer.Option("--data", "--data-root", help="Manifest, or the folder it lies in; once for all sources or NAME=PATH."),
     ] = None,
     init: Annotated[
         str | None,
@@ -33,7 +33,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="One step of everything; time and memory of the whole run; nothing is kept.")
+        bool, typer.Option(help="Two steps of everything; time and memory of the whole run; nothing is kept.")
     ] = False,
     encoder_frozen: Annotated[
         bool | None,

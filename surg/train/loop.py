@@ -29,7 +29,7 @@ from surg.runs import RunFolder, write_text
 from surg.train import build, drift, frozen, masks, optim, parallel, schedules, states, unfreeze
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
 from surg.train.calibrate import calibrate_bundle
-from surg.train.config import TrainConfig
+from surg.train.config import SourceConfig, TrainConfig
 from surg.train.device import is_out_of_memory, make_accelerator
 from surg.train.epochs import EpochBook
 from surg.train.finetuned import NAME, write_finetuned
@@ -453,6 +453,12 @@ def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str
         for clip in source.clips
         if source.config.label in clip.labels
     }
+    for name, source in sources.items():
+        # Without a motion table either, the motion_aux head of an unlabelled set has nothing to learn, which is a choice; a typo is none.
+        label = source.config.label
+        if label != SourceConfig().label and not any(label in clip.labels for clip in source.clips):
+            known = sorted({key for clip in source.clips for key in clip.labels})
+            logger.warning("source %s: no clip has the label %r; the labels there: %s", name, label, ", ".join(known) or "none")
     return tuple(sorted(found))
 
 

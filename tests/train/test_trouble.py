@@ -217,3 +217,9 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(monkeypatch: pytest.Monkey
 def test_a_number_that_cannot_work_is_refused_with_a_sentence(wrong: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         train(settings("pretrain", wrong), tmp_path / "run")
+
+
+def test_a_label_that_no_clip_has_is_said(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(settings("pretrain", "steps=1", "data.sources.main.label=acton"), tmp_path / "run")
+    assert "no clip has the label 'acton'" in caplog.text
+    assert "action" in caplog.text
