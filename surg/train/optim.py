@@ -12,7 +12,7 @@ from surg.train.whole import whole
 
 
 class OptimConfig(Config):
-    lr: float = Field(2e-4, gt=0)
+    lr: float = Field(2e-4, ge=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averages."""

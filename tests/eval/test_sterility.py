@@ -41,7 +41,8 @@ from surg.serving.results import ClipResult
 
 def scored(events: tuple[tuple[float, float], ...], scores: np.ndarray, case: str = "a") -> Scored:
     times = np.arange(len(scores), dtype=float)
-    truth = TakeTruth(case, "v.mp4", case, "test", None, 0.0, float(len(scores)), events, ())
+    row = Clip("v.mp4", 0.0, float(len(scores)), case)
+    truth = TakeTruth(case, "v.mp4", case, "test", None, 0.0, float(len(scores)), events, (row,))
     return Scored(truth, times, np.stack([scores, scores], 1), np.zeros(len(scores)), None)
 
 
