@@ -41,11 +41,26 @@ class Start:
     world: nn.Module | None = None
 
 
-def load_start(config: TrainConfig) -> Start:
-    """Encoder, predictor and heads from `init`, or fresh ones of `model.size`."""
+def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
+    """Encoder, predictor and heads from `init`, or fresh ones of `model.size`.
+
+    `kept`, a run's own last bundle, stands in for an `init` that is gone: its parts have the same shapes, and a run that goes on has its numbers
+    from its state.
+    """
     if config.init is None:
         return Start(*_fresh(config), {}, {}, None)
-    path = find_bundle(config.init)
+    try:
+        path = find_bundle(config.init)
+    except CheckpointError:
+        if kept is None or not kept.is_file():
+            raise
+        bundle = load_bundle(kept)
+        if bundle.encoder is None:
+            raise
+        logger.warning("%s, which this run started from, is gone; the run has all it needs in %s", config.init, kept)
+        return Start(
+            bundle.encoder, bundle.predictor, dict(bundle.heads), bundle.meta, bundle.meta.get("init_sha256"), bundle.world
+        )
     if path.suffix == ".safetensors" and _is_ours(path):
         bundle = load_bundle(path)
         if bundle.encoder is None:

@@ -76,7 +76,8 @@ def train(
     torch.manual_seed(config.seed)
 
     # --- what is started from, before hours of decoding
-    start = build.load_start(config)
+    kept = out / "checkpoints" / "last.safetensors"
+    start = build.load_start(config, kept if resume and (out / "checkpoints" / "resume.pt").is_file() else None)
     build.check_shape(config, start)
 
     # --- clips
@@ -125,16 +126,15 @@ def train(
     )
     done, best = 0, math.inf
     state_path = run.checkpoints / "resume.pt"
-    if resume and main:
-        note_changes(run, config, fingerprint)
     if resume and state_path.is_file():
         state = states.read(state_path)
         done, best = states.restore(state, trainee, teacher, optimizer, anchor, sources)
         if accelerator.scaler is not None and "scaler" in state:
             accelerator.scaler.load_state_dict(state["scaler"])
         if main:
-            run.keep_metrics_until(done)
             logger.info("resuming %s after step %d of %d", out, done, steps)
+    if resume and main:
+        run.keep_metrics_until(done)
     shape: Any = start.encoder.config
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
@@ -177,6 +177,9 @@ def train(
 
     watch = Watch(config, trainee, held_out, reading, classes) if main or sharded else None
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
+    if resume and main:
+        # Only now: settings that the saved state does not fit must not become the run's.
+        note_changes(run, config, fingerprint)
     begun = first_look(run) if resume else {}
     if watch is not None and config.watch.every:
         watch.first = begun

@@ -1,6 +1,7 @@
 """What a run writes: bundles that others load, and the state that a killed run goes on from."""
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(
             f"{path} cannot be read ({error}), so the run cannot go on.\nStart anew from its last weights: --init {path.parent / 'last.safetensors'}"
         ) from error
@@ -144,9 +145,11 @@ def restore(
     anchor: Anchor,
     sources: dict[str, Source],
 ) -> tuple[int, float]:
-    """Put a collected state back. Returns the step done and the best validation loss."""
+    """Put a collected state back. Returns the step done and the best validation loss. Raises RunError when it is one of another model."""
+    _refuse_others("model", trainee, state["trainee"])
     trainee.load_state_dict(state["trainee"])
     if teacher is not None:
+        _refuse_others("teacher", teacher, state["teacher"] or {})
         teacher.load_state_dict(state["teacher"])
     parameters = dict(trainee.named_parameters())
     for name, entry in state["optimizer"].items():
@@ -159,8 +162,21 @@ def restore(
     if hasattr(optimizer, "anchor"):
         optimizer.anchor({parameters[f"encoder.{name}"]: tensor for name, tensor in anchor.start.items()})
     for name, features in state["features"].items():
-        sources[name].features = {index: tensor.numpy() for index, tensor in features.items()}
+        if name in sources:
+            sources[name].features = {index: tensor.numpy() for index, tensor in features.items()}
     return int(state["step"]), float(state["best"])
+
+
+def _refuse_others(what: str, module: nn.Module, kept: dict[str, Tensor]) -> None:
+    mine = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in kept.items()}
+    if other := [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]:
+        name = other[0]
+        raise RunError(
+            f"The {what} of these settings and data is not the one that was saved: {len(other)} tensors differ, first {name} "
+            f"({theirs.get(name, 'not there')} saved, {mine.get(name, 'not there')} now).\n"
+            "Go on with the run's own settings and data; or begin another run from its weights: --init RUN --out NEW"
+        )
 
 
 @torch.no_grad()

@@ -13,8 +13,10 @@ import torch
 
 from surg.config import load_config, to_yaml
 from surg.data.manifest import Manifest, write_manifest
-from surg.errors import ConfigError
+from surg.errors import ConfigError, RunError
+from surg.model.bundle import read_header
 from surg.model.saved import find_bundle
+from surg.runs import RunFolder
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, launch
 from surg.train.loop import train
@@ -113,3 +115,39 @@ def test_a_run_written_over_leaves_nothing_to_resume_or_evaluate(settings: Setti
     config = settings("pretrain", "steps=4", "save_every=3", "data.sources.main.val_split=none")
     train(config, tmp_path / "run", overwrite=True)
     assert find_bundle(tmp_path / "run").name == "last.safetensors"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.head_depth=3", "trainable.encoder=lora", "loss.weights.jepa=1", "data.sources.tissue.tasks=[action]"],
+)
+def test_settings_that_the_state_does_not_fit_are_refused_and_not_kept(change: str, settings: Settings, tmp_path: Path) -> None:
+    """The run itself can still go on."""
+    out = tmp_path / "run"
+    train(settings("joint", "steps=4", "loss.weights.jepa=0"), out, stop_after=2)
+    before = (out / "config.yaml").read_text()
+    with pytest.raises(RunError, match="--init"):
+        launch(Choices("joint", [], resume=out, overrides=[change]))
+    assert (out / "config.yaml").read_text() == before
+    launch(Choices("joint", [], resume=out))
+
+
+def test_a_run_goes_on_without_the_file_it_started_from(settings: Settings, tmp_path: Path) -> None:
+    train(settings("pretrain", "steps=1"), tmp_path / "first")
+    weights = (tmp_path / "first" / "checkpoints" / "last.safetensors").rename(tmp_path / "weights.safetensors")
+    config = settings("joint", "steps=4", f"init={weights}", "loss.weights.anchor=0.01", model={})
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "broken", stop_after=2)
+    weights.unlink()
+    train(config, tmp_path / "broken", resume=True)
+    assert_equal(tmp_path / "whole", tmp_path / "broken")
+    one, other = (read_header(tmp_path / run / "checkpoints" / "last.safetensors")[1] for run in ("whole", "broken"))
+    assert one == other
+
+
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_lines_behind(settings: Settings, tmp_path: Path) -> None:
+    config = settings("pretrain", "steps=2", "log_every=1")
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "resume.pt").unlink()
+    train(config, tmp_path / "run", resume=True)
+    assert [row["step"] for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "train"] == [1, 2]
