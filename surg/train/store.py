@@ -7,7 +7,9 @@ The picture is kept somewhat larger than the encoder's, so that crops can still 
 import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,11 +26,13 @@ from surg.data.manifest import Clip
 from surg.data.preprocess import Polygon, PreprocessSpec, crop_box, resize_box
 from surg.data.sources import kept_zone, read_clip
 from surg.errors import DataError, RunError
-from surg.runs import write_json
+from surg.runs import write_json, write_text
 
 logger = logging.getLogger(__name__)
 Frames = npt.NDArray[np.uint8]
 CHUNK = 512
+SAVED_EVERY_S = 20.0
+"""A killed run loses this much of decoding."""
 
 
 class StoreSpec(Config):
@@ -138,17 +142,20 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
         size_mb,
         path.name,
     )
-    partial = path.with_suffix(".partial")
+    partial, journal = path.with_suffix(".partial"), path.with_suffix(".done")
     try:
-        partial.unlink(missing_ok=True)
+        if path.is_file() and journal.is_file():
+            path.replace(partial)  # killed when only the index was missing
+        kept = _kept(partial, journal, total * spec.size**2 * 3)
         # A mapped file takes its room page by page; where there is none left, the system ends the process without a word.
-        if (free_mb := shutil.disk_usage(path.parent).free / 2**20) < size_mb:
+        taken = getattr(partial.stat(), "st_blocks", 0) * 512 if kept else 0
+        if (free_mb := (shutil.disk_usage(path.parent).free + taken) / 2**20) < size_mb:
             raise RunError(
                 f"{path.parent} has {free_mb:.0f} MB left; {size_mb:.0f} MB are needed for the decoded clips.\n"
                 "Set another folder: --set data.cache=DIR; or take fewer or smaller clips: --set data.sources.NAME.limit=500, "
                 "--set data.size=..."
             )
-        frames = np.memmap(partial, np.uint8, "w+", shape=(max(total, 1), spec.size, spec.size, 3))
+        frames = np.memmap(partial, np.uint8, "r+" if kept else "w+", shape=(max(total, 1), spec.size, spec.size, 3))
     except OSError as error:
         raise RunError(
             f"{partial} cannot be written ({error.strerror}); {size_mb:.0f} MB are needed.\nSet another folder: --set data.cache=DIR"
@@ -161,16 +168,59 @@ def _write_store(clips: Sequence[Clip], spec: StoreSpec, path: Path, index: Path
         except DataError as error:
             return Stored(int(offsets[number]), 0, None, (0.0, 0.0, 1.0, 1.0), str(error).splitlines()[0])
 
-    entries: list[Stored] = []
+    if kept:
+        logger.info("going on with what an earlier run decoded: %d of %d clips are there", len(kept), len(clips))
+    entries, fresh = dict(kept), list[int]()
+    saved = time.monotonic()
+
+    def save() -> None:
+        frames.flush()  # the pictures first: what the journal names must be there
+        with journal.open("a") as file:
+            file.writelines(json.dumps({"number": number, **asdict(entries[number])}) + "\n" for number in fresh)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.clear()
+
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for number, entry in enumerate(pool.map(one, range(len(clips))), start=1):
-            entries.append(entry)
-            if number % 200 == 0:
-                logger.info("decoded %d of %d clips", number, len(clips))
-    frames.flush()
+        missing = [number for number in range(len(clips)) if number not in entries]
+        try:
+            for number, entry in zip(missing, pool.map(one, missing)):
+                entries[number] = entry
+                fresh += [number] if entry.count else []
+                if time.monotonic() - saved > SAVED_EVERY_S:
+                    save()
+                    saved = time.monotonic()
+                if len(entries) % 200 == 0:
+                    logger.info("decoded %d of %d clips", len(entries), len(clips))
+        finally:
+            save()
     partial.replace(path)
-    # The index is written last: without it the frames are decoded again.
-    write_json(index, {"spec": spec.model_dump(mode="json"), "entries": [asdict(entry) for entry in entries]})
+    # The index is written last: without it the frames are not used.
+    listed = [asdict(entries[number]) for number in range(len(clips))]
+    write_json(index, {"spec": spec.model_dump(mode="json"), "entries": listed})
+    journal.unlink()
+
+
+def _kept(partial: Path, journal: Path, size: int) -> dict[int, Stored]:
+    """What a killed run has decoded already, by clip. Both files bear the hash of clips and spec in their names: they fit or are not found.
+
+    Clips that could not be read are tried again.
+    """
+    entries: dict[int, Stored] = {}
+    if journal.is_file() and partial.is_file() and partial.stat().st_size == size:
+        whole, cut, _ = journal.read_text(errors="replace").rpartition("\n")
+        try:
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                number = entry.pop("number")
+                entries[number] = Stored(**{**entry, "box": tuple(entry["box"])})
+        except (ValueError, TypeError, KeyError):
+            entries = {}  # not written by a run
+        write_text(journal, whole + cut)  # without the line that the kill cut short
+    if not entries:
+        for path in (partial, journal):
+            path.unlink(missing_ok=True)
+    return entries
 
 
 def _decode(clip: Clip, spec: StoreSpec, out: Frames, offset: int) -> Stored:
