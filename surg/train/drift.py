@@ -68,11 +68,9 @@ class Anchor:
 
 
 def block_of(name: str) -> str:
-    """`blocks.3.attn.qkv.weight` -> `block_03`; what is outside the blocks goes by its first word."""
-    parts = name.split(".")
-    if "blocks" in parts:
-        return f"block_{int(parts[parts.index('blocks') + 1]):02d}"
-    return parts[0]
+    """`blocks.3.attn.qkv.weight` -> `block_03`, `temporal_blocks.3...` -> `temporal_block_03`; what is outside the blocks goes by its first word."""
+    kind, _, rest = name.partition(".")
+    return f"{kind[:-1]}_{int(rest.split('.')[0]):02d}" if kind.endswith("blocks") else kind
 
 
 def relative_change(before: Iterable[Tensor], after: Iterable[Tensor]) -> float:

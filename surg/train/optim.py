@@ -1,6 +1,6 @@
 """AdamW over named groups, Selective Projection Decay, and what to do with the optimiser's state when layers wake up."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,12 +38,12 @@ class OptimConfig(Config):
     """Selective Projection Decay's strength (0: off). Replaces weight decay by a pull to the start, only when it drifts."""
 
 
-def multiplier(name: str, config: OptimConfig, depth: int) -> float:
-    """How much faster or slower than `lr` a parameter learns, from its name in the trainee."""
+def multiplier(name: str, config: OptimConfig, depth: int, blocks: Sequence[str] = ()) -> float:
+    """How much faster or slower than `lr` a parameter learns, from its name in the trainee; `blocks` names the encoder's, in order."""
     if name.startswith("encoder."):
         rate = config.encoder_lr
         if config.layer_decay != 1.0:
-            rate *= config.layer_decay ** (depth - _layer(name, depth))
+            rate *= config.layer_decay ** (depth - _layer(name, depth, blocks))
         return rate
     if name.startswith("predictor."):
         return config.predictor_lr
@@ -52,23 +52,31 @@ def multiplier(name: str, config: OptimConfig, depth: int) -> float:
     return config.head_lr
 
 
-def _layer(name: str, depth: int) -> int:
+def _layer(name: str, depth: int, blocks: Sequence[str]) -> int:
     """0 for the patch embedding, k for block k-1, depth for what follows the blocks."""
-    parts = name.split(".")
-    if "blocks" in parts:
-        return int(parts[parts.index("blocks") + 1]) + 1
+    if (block := _block(name)) is not None:
+        return blocks.index(block) + 1
     return 0 if "patch_embed" in name else depth
+
+
+def _block(name: str) -> str | None:
+    """`encoder.spatial_blocks.3` of what is in it."""
+    parts = name.split(".")[:3]
+    return ".".join(parts) if parts[0] == "encoder" and parts[1].endswith("blocks") else None
 
 
 def build_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, depth: int) -> torch.optim.AdamW:
     """AdamW with one group per (rate, decay or not). Frozen parameters are in it too: without a gradient AdamW skips
     them and keeps no state, so that a layer that wakes up later starts with fresh moments and its own step count."""
+    named = list(named)
+    # A factorised encoder's spatial blocks come before its temporal ones, in its parameters as in its forward.
+    blocks = list(dict.fromkeys(block for name, _ in named if (block := _block(name)) is not None))
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     names: dict[tuple[float, bool], list[str]] = {}
     for name, parameter in named:
         # Upstream decays mask tokens ([1, 1, D]) and nothing that is 1-D; so do we. What SPD holds back it holds back alone.
         decays = parameter.ndim > 1 and not name.endswith(".bias") and not (config.spd and name.startswith("encoder."))
-        key = (multiplier(name, config, depth), decays)
+        key = (multiplier(name, config, depth, blocks), decays)
         groups.setdefault(key, []).append(parameter)
         names.setdefault(key, []).append(name)
     listed = [

@@ -9,6 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from surg.model.bundle import load_bundle
+from surg.model.config import FactorizedConfig
+from surg.model.encoder import build_encoder
 from surg.train import loop, losses, optim
 from surg.train.config import TrainConfig
 from surg.train.device import make_accelerator
@@ -211,3 +213,18 @@ def test_the_pull_is_as_strong_under_scaled_gradients(
     assert kept["scale"] == 1024.0
     name = "encoder.blocks.0.mlp.fc1.weight"
     assert float(scaled[name]["exp_avg"].norm() / plain[name]["exp_avg"].norm()) == pytest.approx(1.0, rel=0.2)
+
+
+def test_layers_of_a_factorised_encoder_decay_and_drift_one_by_one() -> None:
+    encoder = build_encoder(FactorizedConfig(embed_dim=24, num_heads=1, spatial_depth=2, temporal_depth=2))
+    named = [(f"encoder.{name}", parameter) for name, parameter in encoder.named_parameters()]
+    optimizer = optim.build_optimizer(named, optim.OptimConfig(layer_decay=0.5), depth=4)
+    rates = {name: group["multiplier"] for group in optimizer.param_groups for name in group["names"]}
+    learnt = [rates[f"encoder.{part}"] for part in (
+        "patch_embed.proj.weight", "spatial_blocks.0.attn.qkv.weight", "spatial_blocks.1.mlp.fc1.bias", "temporal_blocks.0.norm1.weight",
+        "temporal_blocks.1.attn.qkv.weight", "norm.weight",
+    )]  # fmt: skip
+    assert learnt == [0.0625, 0.125, 0.25, 0.5, 1.0, 1.0]
+    assert set(Anchor(encoder).drift(encoder)) == {
+        "patch_embed", "spatial_block_00", "spatial_block_01", "temporal_block_00", "temporal_block_01", "norm", "all",
+    }  # fmt: skip
