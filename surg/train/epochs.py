@@ -13,25 +13,25 @@ NAMES = {
 
 
 class EpochBook:
-    """Means over an epoch, beside the epoch before."""
+    """Means over the steps of an epoch that had each loss, beside the epoch before."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._steps: dict[str, int] = {}
         self._before: dict[str, float] = {}
 
     def add(self, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._steps += 1
+            self._steps[name] = self._steps.get(name, 0) + 1
 
     def close(self, epoch: int) -> dict[str, float]:
         """Log the epoch's means and begin the next; returns them."""
-        means = {name: total / max(self._steps, 1) for name, total in self._sums.items()}
+        means = {name: total / self._steps[name] for name, total in self._sums.items()}
         shown = {name: means[name] for name in (*NAMES, *means) if name in means and name not in ("lr", "grad_norm")}
         parts = "  ".join(f"{NAMES.get(name, name)}: {value:.3f}{self._trend(name, value)}" for name, value in shown.items())
         logger.info("Epoch %02d: %s", epoch, parts)
-        self._before, self._sums, self._steps = means, {}, 0
+        self._before, self._sums, self._steps = means, {}, {}
         return means
 
     def _trend(self, name: str, value: float) -> str:

@@ -142,17 +142,22 @@ def matches(clip: Clip, where: dict[str, Any]) -> bool:
 
 def shares_to_counts(shares: dict[str, float], batch_size: int, step: int) -> dict[str, int]:
     """Split a batch by shares. What does not come out even is paid over the steps: every source gets its share on average."""
-    total = sum(shares.values())
-    if total <= 0:
-        raise ConfigError("No source has a share of the batch above 0.")
     names = [name for name, share in shares.items() if share > 0]
-    ends = np.cumsum([shares[name] / total * batch_size for name in names])
-    ends[-1] = batch_size
+    return dict(zip(names, _counts(shares, batch_size, np.array([step]))[0].tolist()))
+
+
+def _counts(shares: dict[str, float], batch_size: int, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The split of the batch at each of some steps, for the sources with a share: (steps, sources)."""
+    wanted = np.array([share for share in shares.values() if share > 0])
+    if not len(wanted):
+        raise ConfigError("No source has a share of the batch above 0.")
+    ends = np.cumsum(wanted / sum(shares.values()) * batch_size)
     # A golden-ratio offset spreads the rounding evenly over steps.
-    offset = step * 0.6180339887498949 % 1.0
-    edges = np.concatenate([[0], np.floor(ends[:-1] + offset), [batch_size]]).astype(int).clip(0, batch_size)
-    counts = np.diff(np.maximum.accumulate(edges))
-    return {name: int(count) for name, count in zip(names, counts)}
+    offsets = steps * 0.6180339887498949 % 1.0
+    edges = np.zeros((len(steps), len(wanted) + 1), np.int64)
+    edges[:, 1:-1] = np.floor(ends[:-1] + offsets[:, None]).clip(0, batch_size)
+    edges[:, -1] = batch_size
+    return np.diff(np.maximum.accumulate(edges, axis=1), axis=1)
 
 
 def motion_vectors(path: Path, clips: list[Clip]) -> dict[int, npt.NDArray[np.float32]]:
@@ -186,6 +191,7 @@ class Sampler:
     ) -> None:
         self.sources, self.batch_size, self.seed, self.order, self.steps = sources, batch_size, seed, order, steps
         self._permutations: dict[tuple[str, int, int, int], npt.NDArray[np.int64]] = {}
+        self._before: dict[tuple[tuple[str, float], ...], npt.NDArray[np.int64]] = {}
 
     def draw(self, step: int, shares: dict[str, float] | None = None) -> list[Draw]:
         """The whole batch of `step` (from 1), over all processes; sources alternate so that every slice has its mix."""
@@ -193,16 +199,22 @@ class Sampler:
         counts = shares_to_counts(shares, self.batch_size, step)
         draws: list[tuple[float, Draw]] = []
         for number, (name, count) in enumerate(counts.items()):
-            largest = self._largest(shares, name)
+            first = int(self._drawn_before(shares, step)[number])
             for place in range(count):
-                index = self._clip(name, (step - 1) * largest + place, step)
+                index = self._clip(name, first + place, step)
                 key = (place + 0.5) / count
                 draws.append((key, Draw(name, index, (self.seed, step, number, place))))
         draws.sort(key=lambda entry: entry[0])
         return [draw for _, draw in draws]
 
-    def _largest(self, shares: dict[str, float], name: str) -> int:
-        return int(np.ceil(shares[name] / sum(shares.values()) * self.batch_size))
+    def _drawn_before(self, shares: dict[str, float], step: int) -> npt.NDArray[np.int64]:
+        """How many clips of each source the steps before this one drew, had they all the same shares."""
+        key = tuple(shares.items())
+        if key not in self._before or len(self._before[key]) < step:
+            counts = _counts(shares, self.batch_size, np.arange(1, max(self.steps, 2 * step)))
+            self._before[key] = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, axis=0)])
+        before: npt.NDArray[np.int64] = self._before[key][step - 1]
+        return before
 
     def _clip(self, name: str, position: int, step: int) -> int:
         """Every clip once an epoch, each epoch in its own order."""

@@ -1,6 +1,8 @@
 """Losses by hand."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from surg.data.manifest import Clip
 from surg.errors import ConfigError
 from surg.train import losses
 from surg.train.breach import breach_targets, breaches_of, place_map
-from surg.train.sources import shares_to_counts
+from surg.train.epochs import EpochBook
+from surg.train.sources import Sampler, shares_to_counts
 from surg.train.validate import average_precision
 
 
@@ -108,3 +111,21 @@ def test_average_precision_of_a_published_example() -> None:
     # scikit-learn's documentation: scores 0.1 0.4 0.35 0.8, truth 0 0 1 1 -> 0.83
     found = average_precision(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.0, 0.0, 1.0, 1.0]))
     assert found == pytest.approx(0.8333, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.7])
+def test_every_clip_is_drawn_once_an_epoch_however_small_its_sources_share(share: float) -> None:
+    sources: Any = {
+        name: SimpleNamespace(usable=np.arange(7), config=SimpleNamespace(share=s)) for name, s in (("a", 1), ("b", share))
+    }
+    sampler = Sampler(sources, 4, seed=0, steps=50)
+    drawn = [draw.index for step in range(1, 2000) for draw in sampler.draw(step) if draw.source == "b"]
+    for epoch in range(len(drawn) // 7):
+        assert sorted(drawn[7 * epoch : 7 * epoch + 7]) == list(range(7)), epoch
+
+
+def test_an_epochs_mean_is_over_the_steps_that_had_the_loss() -> None:
+    book = EpochBook()
+    for values in ({"loss": 1.0, "world": 4.0}, {"loss": 2.0}, {"loss": 3.0}):
+        book.add(values)
+    assert book.close(1) == {"loss": 2.0, "world": 4.0}
