@@ -2,6 +2,8 @@
 
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +12,14 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradScalerKwargs, InitProcessGroupKwargs
 
-from surg.errors import ConfigError
+from surg.errors import ConfigError, RunError
 from surg.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
+SMALLER = (
+    "Use a smaller model (--set model.size=small), --set model.gradient_checkpointing=true, a smaller picture "
+    "(--set data.size=...), fewer frames, or freeze the encoder (--set trainable.encoder=none)."
+)
 
 
 def choose_device(wanted: str) -> str:
@@ -70,7 +76,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if precision == "fp16":
         handlers.append(GradScalerKwargs())
     # accelerate keeps the first precision of a process for ever; a notebook, or a series of runs, may want another for the next run.
-    AcceleratorState._reset_state()
+    # Likewise its device, which processes that torchrun started share.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=device == "cpu",
@@ -84,7 +91,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """CUDA's and the CPU allocator's way of saying it."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
@@ -93,3 +100,18 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """Where a step cannot be split: the optimiser's moments, a look at the features, a validation. Raises RunError with what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunError(
+            f"Out of memory ({asked}). The last checkpoint, where there is one, is from before.\n{SMALLER}\n"
+            "Where other programs share the GPU (nvidia-smi), end them and go on: --resume RUN"
+        ) from error

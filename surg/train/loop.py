@@ -30,7 +30,7 @@ from surg.train import build, drift, frozen, masks, optim, parallel, schedules, 
 from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
 from surg.train.calibrate import calibrate_bundle
 from surg.train.config import SourceConfig, TrainConfig
-from surg.train.device import is_out_of_memory, make_accelerator
+from surg.train.device import SMALLER, is_out_of_memory, make_accelerator, out_of_memory_explained
 from surg.train.epochs import EpochBook
 from surg.train.finetuned import NAME, write_finetuned
 from surg.train.losses import weighted_sum
@@ -59,6 +59,7 @@ class Outcome:
     seconds: float
 
 
+@out_of_memory_explained()
 def train(
     config: TrainConfig, out: Path, *, resume: bool = False, overwrite: bool = False, stop_after: int | None = None
 ) -> Outcome:
@@ -477,12 +478,11 @@ def estimate_fisher(
 ) -> None:
     """EWC: squared gradients of the run's own losses at the start, over a few batches. Every process looks at the whole batches."""
     weights, alone = config.loss.weights.model_dump(), Alone(accelerator)
+    parts = config.accumulate * accelerator.num_processes  # as many clips at a time as in a step
     for number in range(1, config.drift.fisher_batches + 1):
         draws = sampler.draw(number)
         batch = read_batch(draws, sources, reading).to(accelerator.device)
-        gradients(
-            alone, trainee, trainee, teacher, batch, draws, config, number, config.accumulate, sources, weights, reading.classes
-        )
+        gradients(alone, trainee, trainee, teacher, batch, draws, config, number, parts, sources, weights, reading.classes)
         anchor.add_fisher(trainee.encoder, 1 / config.drift.fisher_batches)
         trainee.zero_grad(set_to_none=True)
     # What pulls must be the same to the bit everywhere, or the processes' weights part.
@@ -509,11 +509,7 @@ def split_further(error: BaseException, config: TrainConfig, parts: int, world: 
     mine = config.batch_size // world
     larger = next((n for n in range(parts + 1, mine + 1) if mine % n == 0), None)
     if larger is None:
-        raise RunError(
-            f"Out of memory with a single clip at a time ({str(error).splitlines()[0]}).\n"
-            "Use a smaller model (--set model.size=small), --set model.gradient_checkpointing=true, a smaller picture "
-            "(--set data.size=...), fewer frames, or freeze the encoder (--set trainable.encoder=none)."
-        ) from error
+        raise RunError(f"Out of memory with a single clip at a time ({str(error).splitlines()[0]}).\n{SMALLER}") from error
     if world > 1:
         # The others are in the middle of this step and wait for this process's gradients: it cannot begin the step again.
         raise RunError(

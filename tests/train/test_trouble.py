@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import PartialState
 
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
+from surg.train import loop
 from surg.train.config import TrainConfig
-from surg.train.device import choose_device, choose_precision
+from surg.train.device import choose_device, choose_precision, make_accelerator
 from surg.train.drift import Anchor
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
@@ -223,3 +225,48 @@ def test_a_label_that_no_clip_has_is_said(settings: Settings, tmp_path: Path, ca
     train(settings("pretrain", "steps=1", "data.sources.main.label=acton"), tmp_path / "run")
     assert "no clip has the label 'acton'" in caplog.text
     assert "action" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["torch.optim.AdamW.step", "surg.train.watch.Watch.look", "surg.train.loop.validate"])
+def test_out_of_memory_outside_the_step_is_a_sentence(
+    where: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(where, starved)
+    with pytest.raises(RunError, match=r"(?s)Tried to allocate.*trainable\.encoder=none"):
+        train(settings("scratch", "steps=1", "watch.every=1"), tmp_path / "run")
+
+
+def test_other_errors_of_a_run_stay_as_they_are(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr("surg.train.loop.validate", broken)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        train(settings("scratch", "steps=1"), tmp_path / "run")
+
+
+def test_a_run_on_the_cpu_after_one_elsewhere_is_on_the_cpu(settings: Settings) -> None:
+    """As in a notebook: one process, one run after another."""
+    make_accelerator(settings("pretrain"))
+    PartialState._shared_state["device"] = torch.device("meta")
+    assert make_accelerator(settings("pretrain")).device.type == "cpu"
+
+
+def test_fisher_information_is_taken_in_as_small_parts_as_the_steps(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of several processes looks at the whole batch, and has the memory for its own part of one."""
+    seen: list[int] = []
+    monkeypatch.setattr(loop, "gradients", lambda *words: seen.append(words[8]))
+    monkeypatch.setattr(loop, "read_batch", lambda *_: SimpleNamespace(to=lambda _: None))
+    monkeypatch.setattr(loop.parallel, "broadcast", lambda *_: None)
+    four: Any = SimpleNamespace(num_processes=4, device="cpu", mixed_precision="no", autocast=None)
+    anything: Any = SimpleNamespace(
+        draw=lambda _: [], classes=(), encoder=None, add_fisher=lambda *_: None, fisher={}, zero_grad=lambda **_: None
+    )
+    config = settings("pretrain", "accumulate=2", "batch_size=16", "drift.fisher_batches=2")
+    loop.estimate_fisher(config, anything, None, anything, {}, anything, anything, four)
+    assert seen == [8, 8]
