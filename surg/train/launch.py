@@ -177,7 +177,8 @@ def launch(choices: Choices) -> Report:
 
     if choices.resume is not None:
         run = RunFolder.reopen(choices.resume)
-        outcome = train(resumed(choices, run), choices.resume, resume=True)
+        config = resumed(choices, run)
+        outcome = train(config, choices.resume, resume=True)
     else:
         config = resolve(choices)
         if choices.dry_run:
