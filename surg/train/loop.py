@@ -135,7 +135,7 @@ def train(
         if main:
             logger.info("resuming %s after step %d of %d", out, done, steps)
     if resume and main:
-        run.keep_metrics_until(done)
+        run.keep_metrics_until(done or -1)
     shape: Any = start.encoder.config
     reading = Reading(
         config.data, trainee.patch, trainee.tubelet, classes, config.model.horizons_s, config.loss.positive_share,
@@ -181,7 +181,7 @@ def train(
     if resume and main:
         # Only now: settings that the saved state does not fit must not become the run's.
         note_changes(run, config, fingerprint)
-    begun = first_look(run) if resume else {}
+    begun = first_look(run) if done else {}
     if watch is not None and config.watch.every:
         watch.first = begun
         if done == 0:
@@ -196,7 +196,7 @@ def train(
     weights = config.loss.weights.model_dump()
     accumulate, learns, total, step = config.accumulate, None, math.nan, done
     last = min(steps, stop_after or steps)
-    with Interrupts() as interrupts:
+    with reporter, Interrupts() as interrupts:
         for step, (draws, batch) in Ahead(
             batch_of, iter(range(done + 1, last + 1)), depth=max(2, config.data.workers), workers=max(1, config.data.workers)
         ):

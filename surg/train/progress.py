@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -70,9 +70,15 @@ class Reporter:
                 if isinstance(value, float | int):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The terminal is given back, with its cursor, whatever ends the run."""
         if self._bar is not None:
             self._bar.stop()
+
+    def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
         if self.run is not None and self._curves:

@@ -17,6 +17,7 @@ from surg.errors import ConfigError, RunError
 from surg.model.bundle import read_header
 from surg.model.saved import find_bundle
 from surg.runs import RunFolder
+from surg.train import loop
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, launch
 from surg.train.loop import train
@@ -146,8 +147,20 @@ def test_a_run_goes_on_without_the_file_it_started_from(settings: Settings, tmp_
 
 
 def test_a_run_killed_before_its_first_checkpoint_leaves_no_lines_behind(settings: Settings, tmp_path: Path) -> None:
-    config = settings("pretrain", "steps=2", "log_every=1")
+    config = settings("pretrain", "steps=2", "log_every=1", "watch.every=1", "data.sources.main.val_split=train")
     train(config, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "resume.pt").unlink()
     train(config, tmp_path / "run", resume=True)
-    assert [row["step"] for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "train"] == [1, 2]
+    metrics = RunFolder(tmp_path / "run").metrics()
+    assert [row["step"] for row in metrics if row["kind"] == "train"] == [1, 2]
+    assert [row["step"] for row in metrics if row["kind"] == "watch"] == [0, 1, 2]
+
+
+def test_a_resumed_run_that_is_stopped_again_says_how_to_go_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    train(settings("pretrain", "steps=6", "save_every=2"), out, stop_after=2)
+    monkeypatch.setattr(loop, "train", lambda config, run, resume: train(config, run, resume=resume, stop_after=4))
+    told = launch(Choices("pretrain", [], resume=out)).summary()
+    assert told[-1] == f"go on: surg train pretrain --resume {out}"

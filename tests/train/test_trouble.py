@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
@@ -24,6 +27,7 @@ from surg.train.launch import Choices, resolve
 from surg.train.loop import train
 from surg.train.trainee import Trainee
 from surg.train.trouble import Watchdog
+from surg.train.whole import at_rest
 from tests.train.test_processes import on_two_processes
 
 Settings = Callable[..., TrainConfig]
@@ -270,3 +274,29 @@ def test_fisher_information_is_taken_in_as_small_parts_as_the_steps(
     config = settings("pretrain", "accumulate=2", "batch_size=16", "drift.fisher_batches=2")
     loop.estimate_fisher(config, anything, None, anything, {}, anything, anything, four)
     assert seen == [8, 8]
+
+
+def test_a_run_that_fails_gives_the_terminal_back(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar hides the cursor."""
+    stopped: list[bool] = []
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RunError("no")
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("surg.train.progress.Progress.stop", lambda _: stopped.append(True))
+    monkeypatch.setattr(Watchdog, "see", broken)
+    with pytest.raises(RunError, match="no"):
+        train(settings("scratch", "steps=1"), tmp_path / "run")
+    assert stopped
+
+
+def test_only_the_main_process_keeps_whole_copies_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        shard = distribute_tensor(torch.ones(6, 5), init_device_mesh("cpu", (1,)), [Shard(0)])
+        assert at_rest(shard).shape == (6, 5)
+        monkeypatch.setattr(dist, "get_rank", lambda: 1)
+        assert at_rest(shard).numel() == 0
+    finally:
+        dist.destroy_process_group()
