@@ -1,6 +1,6 @@
 """Tables of features in Arrow, the one place that knows their form: written by `surg embed` and by training on a frozen encoder.
 
-Columns: key · case · split · source · labels (JSON) · start_s · end_s · segment · features (flat) ;
+Columns: key · case · video · split · source · labels (JSON) · start_s · end_s · segment · features (flat) ;
 the shape of one row's features and what they were made with stand in the table's metadata.
 `.parquet` is compressed and read whole; `.arrow` (Arrow IPC) is mapped, so that a batch reads its own rows and no others.
 """
@@ -33,6 +33,8 @@ class Features:
     """(N, …): (D,) pooled, (tokens, D) otherwise."""
     clips: npt.NDArray[np.str_]
     cases: npt.NDArray[np.str_]
+    videos: npt.NDArray[np.str_]
+    """Of which video of its case a row is, without its name; the case itself in tables that do not tell."""
     splits: npt.NDArray[np.str_]
     start_s: npt.NDArray[np.float64]
     end_s: npt.NDArray[np.float64]
@@ -54,7 +56,7 @@ class Features:
     def pick(self, rows: npt.NDArray[Any]) -> "Features":
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return Features(
-            self.values[index], self.clips[index], self.cases[index], self.splits[index], self.start_s[index], self.end_s[index],
+            self.values[index], self.clips[index], self.cases[index], self.videos[index], self.splits[index], self.start_s[index], self.end_s[index],
             [self.labels[i] for i in index], self.meta,
         )  # fmt: skip
 
@@ -88,8 +90,10 @@ def read_features(path: Path) -> Features:
     flat = table.column("features").combine_chunks()
     values = np.asarray(flat.flatten()).reshape(len(table), *metadata["shape"])
     text = {name: np.array(table.column(name).to_pylist(), dtype=np.str_) for name in ("key", "case", "split")}
+    told = table.column("video").to_pylist() if "video" in table.column_names else [None] * len(table)
+    videos = np.array([video or case for video, case in zip(told, text["case"].tolist())], dtype=np.str_)
     return Features(
-        values, text["key"], text["case"], text["split"],
+        values, text["key"], text["case"], videos, text["split"],
         table.column("start_s").to_numpy(), table.column("end_s").to_numpy(),
         [json.loads(row) for row in table.column("labels").to_pylist()], metadata,
     )  # fmt: skip
@@ -132,7 +136,7 @@ def write_mapped(
 ) -> None:
     """Write an `.arrow` table batch by batch, atomically. A batch: rows without their features, and features (rows, *shape)."""
     width = int(np.prod(shape))
-    fields = [pa.field(name, pa.string()) for name in ("key", "case", "split", "source", "labels")]
+    fields = [pa.field(name, pa.string()) for name in ("key", "case", "video", "split", "source", "labels")]
     fields += [pa.field("start_s", pa.float64()), pa.field("end_s", pa.float64()), pa.field("segment", pa.int64())]
     fields.append(pa.field("features", pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), width)))
     schema = pa.schema(fields, metadata={METADATA: json.dumps({**meta, "shape": list(shape)}).encode()})
@@ -145,7 +149,10 @@ def write_mapped(
 
 def clip_columns(clip: Clip) -> dict[str, str]:
     """What every row of a clip says about it."""
-    return {"case": clip.case, "split": clip.split, "source": clip.source, "labels": json.dumps(clip.labels, sort_keys=True)}
+    # As in clip_key: the name and not the folder, and only as a hash.
+    video = item_key(["video", Path(clip.video).name, clip.case])
+    labels = json.dumps(clip.labels, sort_keys=True)
+    return {"case": clip.case, "video": video, "split": clip.split, "source": clip.source, "labels": labels}
 
 
 def clip_key(clip: Clip) -> str:

@@ -22,7 +22,7 @@ from surg.errors import DataError
 from surg.eval import plots
 from surg.eval.probes import ProbeConfig, Split3, linear_probe
 from surg.eval.results import Metric, Result, Table
-from surg.metrics.bootstrap import how_far_to_trust, interval, ratio_of_sums
+from surg.metrics.bootstrap import case_sums, how_far_to_trust, interval, ratio_of_sums
 from surg.metrics.phases import PhaseScores, score_video, score_videos
 from surg.metrics.sequence import edit_score, segmental_f1
 
@@ -58,7 +58,8 @@ class Moments:
     """Phases."""
     truths: list[npt.NDArray[np.int64]]
     predictions: list[npt.NDArray[np.int64]]
-    videos: list[str]
+    cases: list[str]
+    """Of each video; intervals are over these."""
     step_s: float
     commonest: int
     """Of train where there is one, else of the truths themselves."""
@@ -74,10 +75,10 @@ def evaluate(table: Path, config: PhasesConfig, folder: Path) -> Result:
     rows = []
     for method, predictions in (("model", moments.predictions), ("commonest phase", constant)):
         for name, frames in (("strict", 0), ("relaxed", tolerance)):
-            rows += _frame_rows(method, name, moments.truths, predictions, frames, result)
+            rows += _frame_rows(method, name, moments, predictions, frames, result)
     note = (
-        "Mean and standard deviation over videos, intervals over videos. A phase in neither truth nor prediction of a video is left out of its "
-        "means; one that is predicted but not there counts with precision 0 and Jaccard 0. "
+        "Mean and standard deviation over videos, intervals over cases (in a table of moments each video is one). A phase in "
+        "neither truth nor prediction of a video is left out of its means; one that is predicted but not there counts with precision 0 and Jaccard 0. "
         f"Relaxed forgives {config.tolerance_s:g} s ({tolerance} moments) around each true boundary."
     )
     result.tables.append(Table("Moments", ["method", "counting", "score", "means", "value", "± over videos"], rows, note))
@@ -87,13 +88,17 @@ def evaluate(table: Path, config: PhasesConfig, folder: Path) -> Result:
     np.add.at(counts, (np.concatenate(moments.truths), np.concatenate(moments.predictions)), 1)
     result.plots.append(plots.confusion(counts, moments.names, folder / "plots", "confusion_phases", "Confusion of phases"))
     best = result.metrics["model/strict/f1_phase"]
-    result.headline = f"Accuracy {result.metrics['model/strict/accuracy']}, F1 (mean over phases) {best}, strict, over {len(moments.videos)} videos."
+    cases = len(set(moments.cases))
+    videos = f"{len(moments.cases)} videos" + (f" of {cases} cases" if cases < len(moments.cases) else "")
+    result.headline = (
+        f"Accuracy {result.metrics['model/strict/accuracy']}, F1 (mean over phases) {best}, strict, over {videos}."
+    )
     result.protocol = [
-        f"{len(moments.videos)} videos, a moment every {moments.step_s:g} s, {len(moments.names)} phases: {', '.join(moments.names)}.",
+        f"{videos}, a moment every {moments.step_s:g} s, {len(moments.names)} phases: {', '.join(moments.names)}.",
         moments.source,
     ]
     result.evidence = {"table": Path(table).name}
-    trust = how_far_to_trust(len(moments.videos))
+    trust = how_far_to_trust(len(set(moments.cases)))
     if trust:
         result.warnings.append(trust)
     return result
@@ -121,7 +126,8 @@ def read_moments(table: Path, config: PhasesConfig) -> Moments:
     truth, predicted = picked["truth"].astype(str), picked["predicted"].astype(str)
     commonest = Counter(truth.tolist()).most_common(1)[0][0] if len(truth) else ""
     source = "Predictions were given as a table; the commonest phase is that of these very videos."
-    return _moments(picked["video"].astype(str), picked["time_s"].astype(float), truth, predicted, commonest, source)
+    videos = picked["video"].astype(str)
+    return _moments(videos, videos, picked["time_s"].astype(float), truth, predicted, commonest, source)
 
 
 def _probe(features: Features, config: PhasesConfig) -> Moments:
@@ -148,11 +154,14 @@ def _probe(features: Features, config: PhasesConfig) -> Moments:
         f"Linear probe on frozen features of single windows, C {fitted.chosen['c']:g} chosen on val; no smoothing over time."
     )
     test = rows["test"]
-    return _moments(features.cases[test], features.end_s[test], labels[test], predicted, commonest, source)
+    # A case may have several videos, each of which begins at 0 s.
+    videos = np.array([f"{case}/{video}" for case, video in zip(features.cases[test], features.videos[test])])
+    return _moments(videos, features.cases[test], features.end_s[test], labels[test], predicted, commonest, source)
 
 
 def _moments(
     videos: npt.NDArray[Any],
+    cases: npt.NDArray[Any],
     times_s: npt.NDArray[np.float64],
     truth: npt.NDArray[np.str_],
     predicted: npt.NDArray[np.str_],
@@ -163,7 +172,7 @@ def _moments(
         raise DataError("No moment has a truth; there is nothing to score.")
     names = sorted(set(truth.tolist()) | set(predicted.tolist()) | {commonest})
     index = {name: number for number, name in enumerate(names)}
-    truths, predictions, order, steps = [], [], [], []
+    truths, predictions, owners, steps = [], [], [], []
     for video in sorted(set(videos.tolist())):
         rows = np.flatnonzero(videos == video)
         rows = rows[np.argsort(times_s[rows], kind="stable")]
@@ -175,26 +184,28 @@ def _moments(
         steps += gaps.tolist()
         truths.append(np.array([index[word] for word in truth[rows]], np.int64))
         predictions.append(np.array([index[word] for word in predicted[rows]], np.int64))
-        order.append(str(video))
+        owners.append(str(cases[rows[0]]))
     step = float(np.median(steps)) if steps else 1.0
-    return Moments(names, truths, predictions, order, step, index[commonest], source)
+    return Moments(names, truths, predictions, owners, step, index[commonest], source)
 
 
 def _frame_rows(
     method: str,
     counting: str,
-    truths: list[npt.NDArray[np.int64]],
+    moments: Moments,
     predictions: list[npt.NDArray[np.int64]],
     tolerance: int,
     result: Result,
 ) -> list[list[str]]:
+    truths = moments.truths
     per_video = [score_video(t, p, tolerance=tolerance) for t, p in zip(truths, predictions)]
     rows = []
     for name, (mean, spread) in score_videos(truths, predictions, tolerance=tolerance).items():
         metric = Metric(mean)
         if name in PhaseScores.__dataclass_fields__:
             values = np.array([getattr(scores, name) for scores in per_video])
-            metric = Metric.of(interval(ratio_of_sums(values, np.ones(len(values))), len(values), bounds=(0, 1)))
+            sums, counts = case_sums(values, moments.cases)
+            metric = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
         result.metrics[f"{method.replace(' ', '-')}/{counting}/{name}"] = metric
         rows.append([method, counting, name, MEANING[name], str(metric), "–" if np.isnan(spread) else f"{spread:.3f}"])
     return rows

@@ -7,7 +7,7 @@ Beside them stand what needs no model at all and what a model without time, with
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -225,7 +225,7 @@ def by_clip(features: Features) -> Features:
     values = features.values
     joined = np.stack([values[r].mean(0) if values.ndim == 2 else values[r].reshape(-1, values.shape[-1]) for r in rows])
     one = features.pick(first)
-    return Features(joined, one.clips, one.cases, one.splits, one.start_s, one.end_s, one.labels, one.meta)
+    return replace(one, values=joined)
 
 
 def _probe(

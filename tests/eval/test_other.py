@@ -37,6 +37,7 @@ def features(vectors: np.ndarray, labels: list[str], cases: list[str]) -> Featur
         vectors.astype(np.float16),
         names,
         np.array(cases),
+        np.array(cases),
         np.array([""] * count),
         zero,
         zero,

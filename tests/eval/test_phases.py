@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from surg.cli.eval import app
+from surg.data.feature_table import clip_columns
+from surg.data.manifest import Clip
 from surg.errors import DataError
 from surg.eval.phases import PhasesConfig, evaluate, read_moments
 
@@ -96,3 +98,32 @@ def test_features_are_read_by_a_probe_fitted_on_train(tmp_path: Path) -> None:
     assert result.metrics["model/strict/accuracy"].cases == 2
     with pytest.raises(DataError, match="split val"):
         evaluate(features(tmp_path / "g.parquet", ["train", "test"]), PhasesConfig(), tmp_path)
+
+
+def test_parts_of_one_case_are_videos_of_their_own(tmp_path: Path) -> None:
+    table = pq.read_table(features(tmp_path / "f.parquet", ["train", "val", "test", "test", "test", "test"]))
+    # Cases 2 and 3, 4 and 5 are two parts each of one operation, half a step apart: interleaved they would change phase all the time.
+    cases = ["case2" if case == "case3" else "case4" if case == "case5" else case for case in table["case"].to_pylist()]
+    shift = [0.5 if case in ("case3", "case5") else 0.0 for case in table["case"].to_pylist()]
+    ends = pa.array(np.array(shift) + table["end_s"].to_numpy())
+    parts = table.set_column(1, "case", pa.array(cases)).set_column(6, "end_s", ends).append_column("video", table["case"])
+    pq.write_table(parts, tmp_path / "parts.parquet")
+    moments = read_moments(tmp_path / "parts.parquet", PhasesConfig())
+    assert [len(truth) for truth in moments.truths] == [40] * 4
+    assert moments.step_s == 1.0
+    assert all(np.count_nonzero(np.diff(truth)) == 1 for truth in moments.truths)
+    result = evaluate(tmp_path / "parts.parquet", PhasesConfig(), tmp_path)
+    assert result.metrics["model/strict/accuracy"].cases == 2
+    assert "4 videos of 2 cases" in result.protocol[0]
+    # A table of an older version does not tell the parts apart.
+    pq.write_table(parts.drop_columns(["video"]), tmp_path / "older.parquet")
+    assert len(read_moments(tmp_path / "older.parquet", PhasesConfig()).truths) == 2
+
+
+def test_the_video_of_a_row_is_the_same_in_every_clip_of_it_and_tells_no_name() -> None:
+    one, later, part = (
+        clip_columns(Clip(f"/data/{name}.mp4", start, start + 1.0, "Mueller"))["video"]
+        for name, start in (("Mueller_1", 0.0), ("Mueller_1", 5.0), ("Mueller_2", 0.0))
+    )
+    assert one == later != part
+    assert "Mueller" not in one
