@@ -19,7 +19,7 @@ from surg.config import Config
 from surg.data.adapters.frame_list import write_frame_list
 from surg.data.faces import Detector, cover_faces
 from surg.data.manifest import Clip
-from surg.data.out_of_body import Look, OutOfBodyConfig, look, stretches_outside
+from surg.data.out_of_body import Look, OutOfBodyConfig, is_dark, look, stretches_outside
 from surg.data.overlay import Box, crop_without, find_overlay
 from surg.data.stills import is_stills
 from surg.data.video import iter_frames, probe, write_video
@@ -169,7 +169,7 @@ def _painted(
     times.append(time)
     height, width = frame.shape[:2]
     # A picture that is black but for a few lines, such as a recorder's title, is neither inside nor outside, and may name the patient.
-    hidden = any(start <= time < end for start, end in blanked) or (blank_dark and look(frame).dark)
+    hidden = any(start <= time < end for start, end in blanked) or (blank_dark and is_dark(frame))
     out = np.zeros_like(frame) if hidden else frame.copy()
     for x0, y0, x1, y1 in boxes:
         out[math.floor(y0 * height) : math.ceil(y1 * height), math.floor(x0 * width) : math.ceil(x1 * width)] = 0

@@ -75,6 +75,12 @@ def look(frame: Frame) -> Look:
     )
 
 
+def is_dark(frame: Frame) -> bool:
+    """`look(frame).dark`, cheap where a picture is plainly bright: a look at each frame of 720p was 6 to 10 % of a copy's time."""
+    red, green, blue = (frame[::7, ::7, channel] > 128 for channel in range(3))
+    return not (red | green | blue).mean() > 0.25 and look(frame).dark
+
+
 def stretches_outside(times_s: Sequence[float], looks: Sequence[Look], config: OutOfBodyConfig) -> list[tuple[float, float]]:
     """`(start_s, end_s)` of what should not be shown, margins included, from looks at regular times."""
     if not looks:

@@ -15,7 +15,7 @@ import pytest
 from surg.data.deidentify import DeidentifyConfig, deidentified, deidentify
 from surg.data.deidentify_run import deidentify_all
 from surg.data.manifest import Clip, Manifest, write_manifest
-from surg.data.out_of_body import OutOfBodyConfig, look, stretches_outside
+from surg.data.out_of_body import OutOfBodyConfig, is_dark, look, stretches_outside
 from surg.data.overlay import crop_without, find_overlay
 from surg.data.sources import probe_clip, read_clip
 from surg.data.stills import open_stills
@@ -185,6 +185,19 @@ def test_black_pictures_are_neither_inside_nor_outside() -> None:
     black = look(np.zeros((*SIZE, 3), np.uint8))
     assert black.dark
     assert stretches_outside(range(5), [black] * 5, OutOfBodyConfig()) == []
+
+
+def test_every_picture_is_told_dark_or_not_as_by_a_whole_look() -> None:
+    rng = np.random.default_rng(0)
+    disc = np.hypot(*np.mgrid[-90:90, -160:160]) < 60
+    for level in (5, 20, 30, 40, 90, 128, 140, 200, 255):
+        for share in (0.01, 0.02, 0.03, 0.05, 0.2, 0.3, 1.0):
+            frame = np.zeros((180, 320, 3), np.uint8)
+            frame[: max(1, round(180 * share)), :, rng.integers(3) :] = level
+            specks = (rng.random((180, 320, 1)) < share).astype(np.uint8) * np.full(3, level, np.uint8)
+            red = disc[..., None] * np.array([level, level // 3, level // 4], np.uint8)
+            for picture in (frame, specks, red):
+                assert is_dark(picture) == look(picture).dark
 
 
 def test_a_title_on_black_does_not_stay(tmp_path: Path) -> None:
