@@ -155,6 +155,8 @@ class Parts:
         if not self._names:
             return
         stem = self.folder / f"part-{len(list(self.folder.glob('part-*.json'))):06d}"
+        # A run that was killed between the two files of this part left rows that nobody counted.
+        stem.with_suffix(".parquet").unlink(missing_ok=True)
         if self._rows:
             with atomic_file(stem.with_suffix(".parquet")) as file:
                 pq.write_table(pa.Table.from_pylist(self._rows, schema=_schema_of(self._rows)), file)

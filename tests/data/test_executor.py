@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from surg.data.executor import run
+from surg.data.executor import Parts, run
 from surg.data.manifest import Clip
 from surg.errors import ConfigError, DataError
 
@@ -163,7 +163,7 @@ def test_ray_gives_the_same_table_and_the_same_failures(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from surg.data.executor import run
+from surg.data.executor import Parts, run
 from tests.data.test_executor import fragile
 report = run(fragile, range(10), Path({str(tmp_path / "ray.parquet")!r}), engine="ray", workers=2)
 print(report.done, [key for key, _ in report.failed])
@@ -177,3 +177,29 @@ print(report.done, [key for key, _ in report.failed])
     assert done.stdout.strip().splitlines()[-1] == "8 ['3', '8']", time.monotonic() - began
     run(fragile, range(10), tmp_path / "local.parquet", workers=1)
     assert pq.read_table(tmp_path / "ray.parquet").equals(pq.read_table(tmp_path / "local.parquet"))
+
+
+def test_a_part_whose_names_were_never_written_gives_no_rows(tmp_path: Path) -> None:
+    out = tmp_path / "o.parquet"
+    killed = Parts(out)
+    killed.keys()
+    killed.folder.mkdir()
+    killed.add("1", [{"number": 1}])
+    killed.flush()
+    # Killed between the two files; the next part at that place is of an item without rows.
+    (killed.folder / "part-000000.json").unlink()
+
+    report = run(several, [0, 1], out, workers=1)
+    assert (report.done, rows(out)) == (2, [{"key": "1", "part": 0}])
+
+    killed = Parts(out)
+    assert killed.keys() == {"0", "1"}
+    killed.add("2", [{"part": 9}])
+    killed.flush()
+    (killed.folder / "part-000001.json").unlink()
+    again = Parts(out)
+    again.keys()
+    again.add("3", [])
+    again.flush()
+    again.join(["0", "1", "2", "3"])
+    assert rows(out) == [{"key": "1", "part": 0}]
