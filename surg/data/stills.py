@@ -62,7 +62,11 @@ def read_image(path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             check_pixels(path, *image.size, max_pixels)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                # Pillow cuts 16 bits off at 255, which is white all over.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 

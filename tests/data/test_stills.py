@@ -90,3 +90,12 @@ def test_an_image_whose_header_claims_too_much_is_refused_before_decoding(tmp_pa
     path = save(tmp_path / "bomb.png", 1)
     with pytest.raises(DataError, match="128 x 96 pixels"):
         read_frames(path, [0], limits=Limits(pixels=1000))
+
+
+def test_grey_pictures_of_16_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    for name in ("a.png", "a.tiff"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        read = read_frames(tmp_path / name, [0.0])[0]
+        assert read.shape == (48, 64, 3)
+        assert np.array_equal(read[..., 0], ramp >> 8)
