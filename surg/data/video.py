@@ -59,6 +59,8 @@ class Limits:
 
 
 LIMITS = Limits()
+# From so far back, in more frames than this, a file's time has begun again.
+AGAIN_S, AGAIN_FRAMES = 1.0, 10
 # A file from a stranger must not lead to other files of this machine, whatever its name ends in.
 PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "image2"}
 
@@ -321,16 +323,36 @@ def _walk(path: Path, limits: Limits) -> tuple[float, int]:
     count, end = 0, 0.0
     with _open(path, limits) as (container, stream):
         origin, base = stream.start_time or 0, stream.time_base
+        clock = _Clock(path)
         for packet in demux(container, stream):
             if not packet.size:
                 continue
             count += 1
+            if packet.dts is not None:
+                clock.read(float((packet.dts - origin) * base))
             if packet.pts is not None:
                 end = max(end, float((packet.pts - origin + (packet.duration or 0)) * base))
             if end > limits.duration_s:
                 break
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         return (end or (count / rate if rate else 0.0)), count
+
+
+class _Clock:
+    """Refuses a video whose time begins again: recorders and DVDs put pieces into one file, and by time only one could be found."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._latest, self._behind = path, -math.inf, 0
+
+    def read(self, time_s: float) -> None:
+        self._latest = max(self._latest, time_s)
+        # A few wrong stamps are damage, over which decoding goes on.
+        self._behind += time_s < self._latest - AGAIN_S
+        if self._behind > AGAIN_FRAMES:
+            raise DataError(
+                f"The time of {self._path} begins again after {self._latest:.1f} s: several recordings were joined in it, and all but one "
+                "would be passed over.\nGive it one time with ffmpeg -i FILE -c copy NEW.mkv, or give the recordings apart."
+            )
 
 
 def _wanted(start_s: float, end_s: float, fps: float) -> npt.NDArray[np.float64] | None:
@@ -345,7 +367,9 @@ def _iter_video(
     """(time, decoded frame, time at which the next begins); frames not shown at any of the `wanted` times may be left out."""
     with _open(path, limits, threads) as (container, stream):
         held: tuple[float, float, Any] | None = None
+        clock = _Clock(path)
         for start, until, frame in decode_wanted(Source.of(container, stream), wanted, start_s):
+            clock.read(start)
             if held is not None and start > start_s:
                 yield held[0], held[2], start
             held = (start, until, frame)

@@ -243,3 +243,16 @@ def test_a_playlist_is_no_video_and_leads_nowhere(text: str, tmp_path: Path) -> 
     (tmp_path / "list.m3u8").write_text(text.format("other.mp4"))
     with pytest.raises(DataError, match=r"is a playlist|cannot be read"):
         probe(tmp_path / "list.m3u8")
+
+
+def test_recordings_joined_in_one_stream_are_refused_and_not_half_seen(tmp_path: Path) -> None:
+    piece = painted.write(tmp_path / "a.ts", 60, 25, options=X264, format="mpegts")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(piece.read_bytes() * 2)
+
+    assert probe(piece).frames == 60
+    with pytest.raises(DataError, match=r"begins again after 2\.\d s"):
+        probe(joined)
+    for rate in (None, 25.0):
+        with pytest.raises(DataError, match="several recordings"):
+            list(iter_frames(joined, rate))
