@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,13 @@ def _stated_duration(stream: Any) -> float | None:
 
 
 def _walk(path: Path, limits: Limits) -> tuple[float, int]:
-    """Duration and number of frames, from the packets."""
+    """Duration and number of frames, from the packets. The file is read whole, so a video of many clips is walked once."""
+    stat = path.stat()
+    return _walked(path.absolute(), (stat.st_mtime_ns, stat.st_size), limits)
+
+
+@lru_cache(maxsize=1024)
+def _walked(path: Path, state: tuple[int, int], limits: Limits) -> tuple[float, int]:  # noqa: ARG001 - a changed file is another
     count, end = 0, 0.0
     with _open(path, limits) as (container, stream):
         origin, base = stream.start_time or 0, stream.time_base

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from surg.data import video
 from surg.data.video import Limits, iter_frames, probe, read_frames, write_video
 from surg.errors import DataError
 from tests.data import painted
@@ -256,3 +257,15 @@ def test_recordings_joined_in_one_stream_are_refused_and_not_half_seen(tmp_path:
     for rate in (None, 25.0):
         with pytest.raises(DataError, match="several recordings"):
             list(iter_frames(joined, rate))
+
+
+def test_a_file_without_a_stated_length_is_walked_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = painted.write(tmp_path / "a.mkv", 50, 25, options=X264)
+    first = probe(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "demux", lambda *_: pytest.fail("walked again"))
+        assert probe(path) == first
+    painted.write(path, 75, 25, options=X264)
+    assert (first.frames, probe(path).frames) == (50, 75)
