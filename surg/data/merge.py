@@ -1,5 +1,6 @@
 """Several manifests become one: more sites, more seeds, a public set beside one's own. Splits stay as they are, timelines come along."""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -35,15 +36,19 @@ def _refuse_twice(manifests: Sequence[Manifest]) -> None:
     """Only videos that several manifests name can hold a clip twice; of the others no clip is remembered."""
     owners: dict[str, int] = {}
     shared: set[str] = set()
+    # One file may have several names: through a link, or with `..` on the way.
+    files: dict[str, str] = {}
     for number, manifest in enumerate(manifests):
         for video in manifest.counts("video"):
-            if owners.setdefault(manifest.absolute(video), number) != number:
-                shared.add(manifest.absolute(video))
+            path = manifest.absolute(video)
+            files[path] = os.path.realpath(path)
+            if owners.setdefault(files[path], number) != number:
+                shared.add(files[path])
     seen: dict[tuple[str, float, float, str], Path] = {}
     for manifest in manifests if shared else ():
         for clip in manifest.clips():
-            if clip.video in shared:
-                key = (clip.video, clip.start_s, clip.end_s, str(clip.zone))
+            if (file := files[clip.video]) in shared:
+                key = (file, clip.start_s, clip.end_s, str(clip.zone))
                 if key in seen:
                     raise DataError(
                         f"{clip.video}, {clip.start_s:g} to {clip.end_s:g} s, stands in {seen[key]} and again in {manifest.path}; "

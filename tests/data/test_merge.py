@@ -39,6 +39,17 @@ def test_a_clip_in_two_parts_is_refused_and_nothing_written(tmp_path: Path) -> N
     assert not (tmp_path / "all.parquet").exists()
 
 
+@pytest.mark.parametrize("other", ["link/one.mp4", "x/../one.mp4"])
+def test_a_clip_in_two_parts_is_found_by_its_file_and_not_by_its_path(other: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "x").mkdir()
+    first = part(tmp_path / "m.parquet", "one")
+    again = write_manifest(tmp_path / "n.parquet", [Clip(f"{tmp_path}/{other}", 0, 1, "one", "train", "folder")])
+
+    with pytest.raises(DataError, match="0 to 1 s, stands in"):
+        merge([first, again], tmp_path / "all.parquet")
+
+
 def test_a_patient_under_two_names_is_refused_on_two_sides(tmp_path: Path) -> None:
     one = part(tmp_path / "m.parquet", "video02", "train", source="cholec80")
     other = part(tmp_path / "n.parquet", "VID02", "test", source="cholect50")
