@@ -37,6 +37,11 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
             continue
         if case not in row and case != "case":
             raise DataError(f"{table} has no column `{case}` to name the patient; it has {', '.join(row)}.")
+        if case not in row and not ledger.remarks:
+            ledger.remarks.append(
+                "No column `case` names the patient: each video counts as a patient of its own, and a split may put two of one patient on "
+                "two sides. Name the column: --set case=COLUMN"
+            )
         if case in row and not row[case]:
             # A patient of its own it need not be: it may be one of the others, on another side of the split.
             ledger.lack("patient of a row", f"line {line}: {row['video']}")

@@ -14,6 +14,8 @@ class Ledger:
     found: int = 0
     lacks: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What was taken for granted, in sentences."""
 
     def find(self, count: int = 1) -> None:
         self.found += count
@@ -36,7 +38,7 @@ class Ledger:
         lines += [
             f"  left out: {count} x {reason}" for reason, count in Counter(reason for reason, _ in self.left_out).most_common()
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.remarks])
 
     def check(self, name: str, root: object, max_missing: float) -> None:
         """Raise DataError when nothing was found, or more is missing than allowed."""

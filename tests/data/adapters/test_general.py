@@ -261,3 +261,14 @@ def test_a_table_without_a_video_column_is_refused(tmp_path: Path) -> None:
     trees.text(tmp_path / "clips.csv", ["path,label", "one.mp4,3"])
     with pytest.raises(DataError, match="no column `video`; it has path, label"):
         list(adapter("csv").read(tmp_path / "clips.csv"))
+
+
+def test_a_csv_without_patients_says_that_each_video_counts_as_one(tmp_path: Path) -> None:
+    trees.video(tmp_path / "one.mp4", 1)
+    trees.text(tmp_path / "clips.csv", ["video,label", "one.mp4,3", "one.mp4,4"])
+    silent, told = Ledger(), Ledger()
+    list(adapter("csv").read(tmp_path / "clips.csv", ledger=told))
+    assert told.summary().count("--set case=COLUMN") == 1
+    trees.text(tmp_path / "clips.csv", ["video,case", "one.mp4,p1"])
+    list(adapter("csv").read(tmp_path / "clips.csv", ledger=silent))
+    assert silent.remarks == []
