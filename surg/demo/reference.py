@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from surg.data.clips import ClipConfig, frame_times
 from surg.data.manifest import Clip
 from surg.data.preprocess import preprocess
-from surg.data.video import read_frames
+from surg.data.sources import read_clip
 from surg.serving.client import Client
 
 THUMBNAIL = 192
@@ -42,8 +41,8 @@ class Reference:
         config = ClipConfig(num_frames=spec.num_frames, fps=spec.fps, size=spec.size)
         embeddings, captions, pictures = [], [], []
         for clip in clips:
-            frames = read_frames(Path(clip.video), frame_times(clip.end_s, config).clip(clip.start_s))
-            prepared = preprocess(frames, spec, clip.zone)
+            frames, zone = read_clip(clip, frame_times(clip.end_s, config).clip(clip.start_s))
+            prepared = preprocess(frames, spec, zone)
             embeddings.append(client.clip(prepared.frames, prepared.zone).embedding[0])
             captions.append(str(clip.labels.get("action") or clip.labels.get("event") or clip.case))
             pictures.append(_thumbnail(frames[-1]))

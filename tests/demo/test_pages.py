@@ -43,6 +43,12 @@ def test_the_zone_changes_what_the_model_is_shown_and_says(page: Page, video: Pa
     assert zoned.analysis.windows[-1].box != whole.analysis.windows[-1].box
 
 
+def test_reference_clips_are_seen_without_what_their_manifest_crops_away(client: Client, video: Path) -> None:
+    clips = [Clip(str(video), 0.0, 1.0, case="a", meta=meta) for meta in ({}, {"crop": "0,0,1,0.5"})]
+    one, other = (near.picture.shape for near in Reference.build(client, clips).nearest(np.ones(1, np.float32)))
+    assert one[0] / one[1] != pytest.approx(other[0] / other[1], rel=0.1)
+
+
 def test_stride_and_threshold_have_their_effect(page: Page, video: Path) -> None:
     few, many = finished(page, video, stride_s=1.0), finished(page, video, stride_s=0.25)
     assert len(many.analysis.windows) > 2 * len(few.analysis.windows)
