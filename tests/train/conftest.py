@@ -51,7 +51,7 @@ def settings(tissue: Path, room: Path, factors: Path) -> Callable[..., TrainConf
             for name, source in plain.data.sources.items()
         }
         quick = {**QUICK, **extra}
-        if plain.model.factorized:
+        if plain.model.factorized or "model.factorized=true" in overrides:
             quick["model"] = {
                 "encoder": {"embed_dim": 48, "spatial_depth": 2, "temporal_depth": 1, "num_heads": 2},
                 "predictor": {"width": 24, "depth": 2, "num_heads": 2},

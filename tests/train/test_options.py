@@ -118,7 +118,7 @@ CASES: dict[str, Case] = {
     "model.size": Case("pretrain", "model.size=tiny"),
     "model.encoder": Case("pretrain", "model.encoder={depth: 1}"),
     "model.predictor": Case("pretrain", "model.predictor={depth: 1}"),
-    "model.start": Case("pretrain", "model.start=motion-energy"),
+    "model.start": Case("pretrain", "model.start=motion-energy", ("model.encoder={embed_dim: 192, num_heads: 3}",)),
     "model.grow": Case("pretrain", "model.grow=3", ("init={bundle}",)),
     "model.factorized": Case(
         "pretrain",
