@@ -110,10 +110,12 @@ def choose(looked: list[Looked], place: int, scale: float, bias: float, config: 
         curve = event_curve(takes, AlarmRule(0.5), Tolerance(), points=200)
         if any(take.events for take in takes):
             point = recall_at(curve, config.false_per_hour)
-            # Val may be so short that its highest score alone is too many an hour.
-            return (
-                float(np.quantile(np.concatenate([take.scores for take in takes]), 0.995)) if point is None else point.threshold
-            )
+            if point is not None:
+                return point.threshold
+            # Val may be so short that its highest score alone is too many an hour: then above it, as a lower one would alarm more often.
+            every = np.concatenate([take.scores for take in takes])
+            judged = any(np.isfinite(found.recall) and np.isfinite(found.false_per_hour) for found in curve)
+            return float(np.nextafter(every.max(), np.inf)) if judged else float(np.quantile(every, 0.995))
     scores, truth = np.concatenate([take.scores for take in takes]), np.concatenate([clip.truth[:, place] for clip in looked])
     known = np.isfinite(truth)
     return f1_threshold(scores[known], truth[known])

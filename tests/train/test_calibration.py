@@ -50,6 +50,9 @@ def test_false_alarms_choose_another_threshold_than_f1() -> None:
     assert few > 1 / (1 + np.exp(-1.5))
     assert many == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-6)
     assert best < many
+    # One false alarm in 100 minutes is 0.6 an hour: fewer than any threshold gives never lower it.
+    none = choose(looked, 0, 1.0, 0.0, CalibrateConfig(threshold="false_alarms", false_per_hour=0.1))
+    assert none >= few
 
 
 def test_folding_moves_every_horizons_logit_and_not_the_map() -> None:
