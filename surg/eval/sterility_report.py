@@ -109,7 +109,7 @@ def _thresholds(
         )
         scores = [[take.breach[:, i] for take in val] for i in range(len(horizons_s))]
         chosen = [choose_threshold(own, val, h, config) for own, h in zip(scores, horizons_s)]
-        if chosen[0] > max(float(own.max()) for own in scores[0]):
+        if chosen[0] > max(float(take_of(take).scores.max()) for take in val):
             hours = sum(take.truth.seconds for take in val) / 3600
             result.warnings.append(
                 f"No threshold on val gives at most {config.false_per_hour:g} false alarms an hour (one in its {hours:.2f} h is {1 / hours:.1f} an hour): "

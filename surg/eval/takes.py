@@ -141,7 +141,9 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
                 f"One video stands in several splits ({', '.join(sorted(splits))}): split by case, surg data split {manifest.path}"
             )
         labels = {name: value for clip in clips for name, value in clip.labels.items()}
-        key = item_key([Path(video).name, zone, clips[0].case])
+        # Scores of other pictures, of a crop or of none, are not taken up again.
+        crop = clips[0].meta.get("crop")
+        key = item_key([Path(video).name, zone, clips[0].case, *([crop] if crop else [])])
         fps = float(clips[0].meta["fps"]) if "fps" in clips[0].meta else None
         takes.append(
             TakeTruth(

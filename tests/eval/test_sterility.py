@@ -249,6 +249,24 @@ def test_fewer_false_alarms_asked_for_never_lower_the_threshold(tmp_path: Path) 
     assert any("No threshold on val" in warning for warning in result.warnings)
 
 
+def test_a_threshold_above_all_that_was_judged_is_told_whatever_lies_between_the_rows(tmp_path: Path) -> None:
+    rows = (Clip("v.mp4", 0, 40, "a", labels={"breach": 0}), Clip("v.mp4", 60, 100, "a", labels={"breach": 0}))
+    scores = np.full(101, 0.1)
+    scores[[10, 20, 30]], scores[80], scores[50] = 0.8, 0.7, 0.9  # at 50 s nobody looked
+    truth = TakeTruth("a", "v.mp4", "a", "val", None, 0.0, 100.0, ((80.0, 81.0),), rows)
+    take = Scored(truth, np.arange(101.0), scores[:, None], np.zeros(101), None)
+    result = summarise({"val": [take], "test": [take]}, (0.0,), None, SterilityConfig(repeats=100), tmp_path, [])
+    assert any("No threshold on val" in warning for warning in result.warnings)
+
+
+def test_scores_of_another_crop_are_not_taken_up_again(tmp_path: Path) -> None:
+    keys = set()
+    for meta in ({}, {"crop": "0,0,1,0.9"}):
+        clips = [Clip("/v.mp4", 0, 40, "a", labels={"breach": 0}, meta=meta)]
+        keys.add(read_takes(write_manifest(tmp_path / "m.parquet", clips), WatchConfig())[0].key)
+    assert len(keys) == 2
+
+
 def test_what_lies_between_the_rows_of_a_video_is_unknown_and_not_a_no() -> None:
     rows = [Clip("v.mp4", a, b, "a", labels={"breach": 0}) for a, b in ((0, 20), (21, 40), (500, 540))]
     scores = np.full(541, 0.1)
