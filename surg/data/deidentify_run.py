@@ -23,6 +23,7 @@ from surg.data.adapters.frame_list import write_frame_list
 from surg.data.deidentify import DeidentifyConfig, Finding, copies_at, deidentified, deidentify
 from surg.data.faces import open_detector
 from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.segment.given import mask_pictures
 from surg.data.sources import image_rate
 from surg.data.stills import open_stills
 from surg.errors import ConfigError, DataError
@@ -94,7 +95,7 @@ def deidentify_all(
     if len(set(names.values())) < len(names):
         raise ConfigError("Two originals have the same file name, so their copies cannot keep it. Leave out --keep-names.")
     masked = () if keep_names or not manifest else dict.fromkeys(clip.masks for clip in manifest.clips() if clip.masks)
-    if missing := next((masks for masks in masked if not Path(masks).exists()), None):
+    if missing := next((str(file) for masks in masked for file in _mask_files(Path(masks)) if not file.exists()), None):
         raise DataError(
             f"There are no masks {missing}, which the manifest names. Index the data again, or leave the masks out."
         )
@@ -215,21 +216,36 @@ def _copied_masks(manifest: Manifest, names: Names, findings: dict[str, Finding]
         source = Path(original)
         if original in originals:
             copies[original] = str((folder / name).absolute()) + ("" if source.is_dir() else source.suffix)
-            if source.suffix == ".txt":
-                _copy_listed(source, Path(copies[original]))
+            target = Path(copies[original])
+            if source.is_dir():
+                _copy_pictures(_mask_files(source), target)
+            elif source.suffix == ".txt":
+                _copy_listed(source, target)
             else:
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, _emptied(Path(copies[original])))
+                shutil.copyfile(source, _emptied(target))
     return copies
+
+
+def _mask_files(masks: Path) -> list[Path]:
+    if masks.is_dir():
+        return mask_pictures(masks)
+    return open_stills(masks).files if masks.suffix == ".txt" and masks.exists() else [masks]
 
 
 def _copy_listed(source: Path, target: Path) -> None:
     """A list names files of the original: the copy has files and names of its own."""
     stills = open_stills(source)
-    pictures = [_emptied(target.with_suffix("")) / f"{number:06d}{file.suffix}" for number, file in enumerate(stills.files)]
-    target.with_suffix("").mkdir()
-    for file, picture in zip(stills.files, pictures):
-        shutil.copyfile(file, picture)
+    pictures = _copy_pictures(stills.files, target.with_suffix(""))
     write_frame_list(target, list(zip(stills.times_s.tolist(), pictures)))
+
+
+def _copy_pictures(files: Sequence[Path], folder: Path) -> list[Path]:
+    """In their order, under numbers: names of pictures often begin with that of the patient."""
+    pictures = [folder / f"{number:06d}{file.suffix}" for number, file in enumerate(files)]
+    _emptied(folder).mkdir()
+    for file, picture in zip(files, pictures):
+        shutil.copyfile(file, picture)
+    return pictures
 
 
 def _emptied(path: Path) -> Path:

@@ -17,6 +17,7 @@ from surg.data.deidentify_run import deidentify_all
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.out_of_body import OutOfBodyConfig, is_dark, look, stretches_outside
 from surg.data.overlay import crop_without, find_overlay
+from surg.data.segment.given import read_masks
 from surg.data.sources import probe_clip, read_clip
 from surg.data.stills import open_stills
 from surg.data.video import iter_frames, probe, read_frames
@@ -412,6 +413,12 @@ def test_masks_that_are_not_there_are_said_before_the_first_video(tmp_path: Path
     write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(tmp_path / "gone.npz"))])
     with pytest.raises(DataError, match=r"no masks .+gone\.npz"):
         deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
+    (tmp_path / "list.txt").write_text("gone.png\t0\n")
+    (tmp_path / "empty").mkdir()
+    for masks, message in (("list.txt", r"no masks .+gone\.png"), ("empty", "has no pictures")):
+        write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(tmp_path / masks))])
+        with pytest.raises(DataError, match=message):
+            deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(overlay="blank"), workers=1)
     assert not (tmp_path / "out/videos").exists()
 
 
@@ -435,7 +442,9 @@ def test_masks_are_copied_under_a_name_that_says_nothing(tmp_path: Path, folder:
     masks = tmp_path / ("in/doe_masks" if folder else "in/doe.npz")
     if folder:
         masks.mkdir()
-        cv2.imwrite(str(masks / "0.png"), np.ones(SIZE, np.uint8))
+        for number in (1, 2, 10):
+            cv2.imwrite(str(masks / f"doe_{number:02d}.png"), np.full(SIZE, number, np.uint8))
+        (masks / "doe.json").write_text("{}")
     else:
         np.savez(masks, ids=np.ones((1, *SIZE), np.uint8))
     write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(masks))])
@@ -447,7 +456,10 @@ def test_masks_are_copied_under_a_name_that_says_nothing(tmp_path: Path, folder:
     assert Path(copy.masks).parent == tmp_path / "out/masks"
     assert Path(copy.masks).is_dir() == folder
     assert Path(copy.masks).exists()
-    assert "doe" not in Path(copy.masks).name
+    assert not [path for path in (tmp_path / "out").rglob("*") if "doe" in path.name]
+    if folder:
+        assert [mask[0, 0] for mask in read_masks(Path(copy.masks), copy).ids] == [1, 2, 3]
+        assert len(list(Path(copy.masks).iterdir())) == 3
     assert b"doe" not in done.manifest.read_bytes()
 
 

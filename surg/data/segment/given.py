@@ -61,10 +61,7 @@ def read_masks(path: Path, clip: Clip) -> Segmentation:
         ids, names = _from_pictures([stills.files[index] for index in near])
         return Segmentation(ids, stills.times_s[near], names, dict.fromkeys(names, 1.0), True)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-        if not files:
-            raise DataError(f"The mask folder {path} has no pictures; expected {', '.join(PICTURES)}, one a frame.")
-        ids, names = _from_pictures(files)
+        ids, names = _from_pictures(mask_pictures(path))
         return Segmentation(ids, _times(clip, len(ids)), names, dict.fromkeys(names, 1.0), True)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -84,6 +81,14 @@ def read_masks(path: Path, clip: Clip) -> Segmentation:
             f"Expected an .npz with `ids` (T, H, W), or a folder of {', '.join(PICTURES)}, one a frame."
         ) from error
     return Segmentation(ids, times_s, names, dict.fromkeys(names, 1.0), True)
+
+
+def mask_pictures(folder: Path) -> list[Path]:
+    """The masks in a folder, in the order of their frames. Raises DataError when there are none."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise DataError(f"The mask folder {folder} has no pictures; expected {', '.join(PICTURES)}, one a frame.")
+    return files
 
 
 def _from_pictures(files: Sequence[Path]) -> tuple[Ids, dict[int, str]]:
