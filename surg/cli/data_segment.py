@@ -38,9 +38,8 @@ def segment(
     from dataclasses import replace
     from functools import partial
 
-    from surg.cli.data_work import work
+    from surg.cli.data_work import key_of, work
     from surg.config import load_config
-    from surg.data.classes import clip_key
     from surg.data.derive import derive
     from surg.data.manifest import Manifest as ManifestFile
     from surg.data.segment.build import SegmentConfig, segment_clip
@@ -62,9 +61,10 @@ def segment(
         engine=engine, workers=workers, address=address, resume=resume, max_failed=max_failed,
     )  # fmt: skip
     rows = _rows(table)
-    masks = {clip_key(row["video"], row["start_s"], row["end_s"]): row["masks"] for row in rows}
+    # By the whole clip: one stretch of video may stand there with two zones.
+    masks = {row["key"]: row["masks"] for row in rows}
     source = ManifestFile.read(manifest)
-    clips = ((clip, masks.get(clip_key(clip.video, clip.start_s, clip.end_s))) for clip in source)
+    clips = ((clip, masks.get(key_of(clip, config))) for clip in source)
     derive(source, out / "manifest.parquet", (replace(clip, masks=path) for clip, path in clips if path is not None))
     totals = {name: sum(row[name] for row in rows) for name in ("tracks", "agents", "interactions")}
     if as_json:

@@ -1,6 +1,7 @@
 """The commands, one after the other, on real files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,11 @@ def test_motion_of_a_long_clip_is_sampled_and_of_a_slow_video_not_repeated(manif
     runs = list(clip_runs(clip, MotionConfig(frames=6)))
     assert [len(np.asarray(run)) for run in runs] == [2, 2, 2]
     assert describe_clip(clip, MotionConfig(fps=4.0))["flow_mean"] > describe_clip(clip, MotionConfig())["flow_mean"]
+
+
+def test_two_zones_of_one_stretch_have_masks_of_their_own(manifest, tmp_path):
+    first = next(iter(Manifest.read(manifest)))
+    zones = ([[0.0, 0.0], [0.4, 0.0], [0.4, 1.0]], [[0.6, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    two = write_manifest(tmp_path / "two.parquet", [replace(first, zone=zone) for zone in zones]).path
+    surg("segment", two, "--out", tmp_path / "masks", "--workers", 1)
+    assert len({clip.masks for clip in Manifest.read(tmp_path / "masks/manifest.parquet")}) == 2
