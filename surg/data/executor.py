@@ -266,21 +266,25 @@ def _engine(
 
 def _run_in_processes(function: Callable[[Any], Any], items: Iterator[tuple[str, Any]], workers: int) -> Iterator[Outcome]:
     suspects: list[tuple[str, Any]] = []
+    waiting: list[tuple[str, Any]] = []
     while True:
         running: dict[Future[Outcome], tuple[str, Any]] = {}
         # spawn: a forked child of a process with threads (Arrow, OpenCV, torch) can hang.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
-                while batch := list(islice(items, 4 * workers - len(running))) or running:
-                    if isinstance(batch, list):
-                        for name, item in batch:
-                            running[pool.submit(attempt, function, name, item)] = (name, item)
+                while True:
+                    waiting += islice(items, 4 * workers - len(running) - len(waiting))
+                    # One that a pool, broken in the meantime, did not take stays for the next pool.
+                    while waiting:
+                        running[pool.submit(attempt, function, *waiting[0])] = waiting[0]
+                        waiting.pop(0)
+                    if not running:
+                        return
                     ready, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ready:
                         outcome = future.result()
                         del running[future]
                         yield outcome
-                return
             except BrokenProcessPool:
                 # A worker died (out of memory, a native crash) and took the pool along: each suspect gets its own process.
                 suspects = list(running.values())

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from surg.data import executor
 from surg.data.executor import Parts, run
 from surg.data.manifest import Clip
 from surg.errors import ConfigError, DataError
@@ -163,6 +166,7 @@ def test_ray_gives_the_same_table_and_the_same_failures(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
+from surg.data import executor
 from surg.data.executor import Parts, run
 from tests.data.test_executor import fragile
 report = run(fragile, range(10), Path({str(tmp_path / "ray.parquet")!r}), engine="ray", workers=2)
@@ -203,3 +207,19 @@ def test_a_part_whose_names_were_never_written_gives_no_rows(tmp_path: Path) -> 
     again.flush()
     again.join(["0", "1", "2", "3"])
     assert rows(out) == [{"key": "1", "part": 0}]
+
+
+def test_items_that_a_breaking_pool_did_not_take_are_done_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaking(ProcessPoolExecutor):
+        taken = 0
+
+        def submit(self, *args: Any, **settings: Any) -> Any:
+            Breaking.taken += 1
+            if Breaking.taken == 3:
+                raise BrokenProcessPool("a child died just now")
+            return super().submit(*args, **settings)
+
+    monkeypatch.setattr(executor, "ProcessPoolExecutor", Breaking)
+    report = run(square, range(6), tmp_path / "o.parquet", workers=2)
+    assert (report.done, report.failed) == (6, [])
+    assert [row["number"] for row in rows(tmp_path / "o.parquet")] == list(range(6))
