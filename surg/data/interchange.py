@@ -19,7 +19,7 @@ import pyarrow.csv as pacsv
 
 from surg.data.contact_sheet import write_image
 from surg.data.manifest import SCHEMA, Clip, Manifest, write_manifest
-from surg.data.sources import probe_clip, read_clip
+from surg.data.sources import kept_part, probe_clip, read_clip
 from surg.data.stills import is_stills
 from surg.data.video import iter_frames, write_video
 from surg.errors import DataError
@@ -220,10 +220,11 @@ def _write_frames(clip: Clip, folder: Path, fps: float) -> Path:
 def _frames_at(clip: Clip, fps: float) -> Iterable[Any]:
     """Frames of a clip one by one, cropped as the manifest says."""
     count = max(1, round((clip.end_s - clip.start_s) * fps))
-    if is_stills(Path(clip.video)) or clip.meta.get("crop"):
+    if is_stills(Path(clip.video)):
         return (read_clip(clip, [clip.start_s + index / fps])[0][0] for index in range(count))
     end_s = clip.start_s + (count - 0.5) / fps
-    return (frame for _, frame in iter_frames(clip.video, fps, start_s=clip.start_s, end_s=end_s))
+    frames = iter_frames(clip.video, fps, start_s=clip.start_s, end_s=end_s)
+    return (kept_part(frame[None], clip)[0][0] for _, frame in frames)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
