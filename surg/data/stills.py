@@ -66,6 +66,8 @@ def read_image(path: Path, max_pixels: int) -> npt.NDArray[np.uint8]:
             if upright.mode.startswith("I;16"):
                 # Pillow cuts 16 bits off at 255, which is white all over.
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode == "F" or (upright.mode == "I" and np.asarray(upright).max() > 255):
+                raise DataError(f"{path} has 32 bits a pixel, which are no brightness; expected 8 or 16 bits.")
             return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error

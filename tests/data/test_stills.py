@@ -99,3 +99,10 @@ def test_grey_pictures_of_16_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> 
         read = read_frames(tmp_path / name, [0.0])[0]
         assert read.shape == (48, 64, 3)
         assert np.array_equal(read[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_32_bits_are_refused_and_not_black_or_white(kind: type, tmp_path: Path) -> None:
+    Image.fromarray((np.linspace(0, 1000, 64 * 48).reshape(48, 64)).astype(kind)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match="32 bits"):
+        read_frames(tmp_path / "a.tiff", [0.0])
