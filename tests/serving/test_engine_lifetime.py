@@ -274,6 +274,23 @@ def test_metrics_count_what_was_asked(tmp_path: Path) -> None:
         assert until(lambda: _count(urllib.request.urlopen(server.metrics_url).read().decode()) == before + 5)
 
 
+def test_a_request_that_the_backend_answers_with_an_error_is_counted_as_failed(tmp_path: Path) -> None:
+    """Triton takes it for a success; the alert on failing requests looks at this counter too."""
+    import urllib.request
+
+    def failed() -> int:
+        text = urllib.request.urlopen(server.metrics_url).read().decode()
+        return int(re.findall(r'surg_request_failure\{model="surg_clip",reason="ANSWERED",version="1"\} (\d+)', text)[0])
+
+    repo, clip = toy_repository(tmp_path)
+    with start_server(repo, threads=1) as server, connect(server.grpc_url) as client:
+        for _ in range(3):
+            with pytest.raises(ServerError, match="onnxruntime could not run"):
+                client.clip(clip, np.full((2, 2), 9, np.float32))
+        client.clip(clip)
+        assert failed() == 3
+
+
 def _count(text: str) -> int:
     found = re.search(r'nv_inference_request_success\{model="surg_clip",version="1"\} (\d+)', text)
     assert found

@@ -132,17 +132,24 @@ def test_windows_slid_on_a_gpu_server_come_back_in_memory_that_numpy_reads(monke
     def find(holder: Any, name: str) -> Tensor:
         return next(tensor for tensor in holder.tensors if tensor.name == name)
 
+    class Family:
+        COUNTER = 0
+
+        def __init__(self, **_: object) -> None: ...
+
+        def Metric(self, labels: dict[str, str]) -> None: ...
+
     backend = types.SimpleNamespace(
         Tensor=Tensor, InferenceRequest=Asked, InferenceResponse=Answered, TRITONSERVER_MEMORY_CPU="cpu",
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=1, PreferredMemory=lambda kind, device: kind,
         TritonError=type("TritonError", (Exception,), {"__init__": lambda self, *_: None, "INVALID_ARG": 3}),
-        get_input_tensor_by_name=find, get_output_tensor_by_name=find,
+        get_input_tensor_by_name=find, get_output_tensor_by_name=find, MetricFamily=Family,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
     source = Path(inference.__file__).parent / "backend" / "video" / "model.py"
     model = runpy.run_path(str(source))["TritonPythonModel"]()
     config = {"output": [{"name": "window"}, {"name": "embedding"}], "parameters": {"window_frames": {"string_value": "2"}}}
-    model.initialize({"model_config": json.dumps(config), "model_version": "1"})
+    model.initialize({"model_config": json.dumps(config), "model_name": "surg_video", "model_version": "1"})
     sent: list[Any] = []
     request = types.SimpleNamespace(
         tensors=[

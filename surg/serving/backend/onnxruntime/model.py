@@ -56,6 +56,14 @@ class TritonPythonModel:
         self.narrow: Any = session(path, 1) if twice else None
         self.wide: Any = None if twice else session(path, self.cores)
         self.path, self.warm_ups_left = path, len(config.get("model_warmup", []))
+        # Beside Triton's own counters, which take every answer of a Python backend for a success, errors too (2.51).
+        self.failures = pb_utils.MetricFamily(
+            name="surg_request_failure",
+            description="Requests that a Python backend answered with an error",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        labels = {"model": args["model_name"], "version": args["model_version"], "reason": "ANSWERED"}
+        self.failed = self.failures.Metric(labels=labels)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
@@ -110,6 +118,7 @@ class TritonPythonModel:
             runner = self.wide if self.wide is not None else self.narrow
             return respond(names, runner.run(names, self.feed(request)))
         except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
+            self.failed.increment(1)
             message = f"onnxruntime could not run this request: {str(error).splitlines()[0][:500]}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
 

@@ -17,6 +17,14 @@ class TritonPythonModel:
         self.version = int(args["model_version"])
         self.outputs = [entry["name"] for entry in config["output"] if entry["name"] != "window"]
         self.window = int(config["parameters"]["window_frames"]["string_value"])
+        # Beside Triton's own counters, which take every answer of a Python backend for a success, errors too (2.51).
+        self.failures = pb_utils.MetricFamily(
+            name="surg_request_failure",
+            description="Requests that a Python backend answered with an error",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        labels = {"model": args["model_name"], "version": args["model_version"], "reason": "ANSWERED"}
+        self.failed = self.failures.Metric(labels=labels)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -24,6 +32,7 @@ class TritonPythonModel:
             try:
                 self.slide(request, sender)
             except Exception as error:  # noqa: BLE001 - one request's failure is that request's answer
+                self.failed.increment(1)
                 sender.send(
                     pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)[:500], pb_utils.TritonError.INVALID_ARG))
                 )
@@ -54,6 +63,7 @@ class TritonPythonModel:
                 preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
             ).exec()
             if answer.has_error():
+                self.failed.increment(1)
                 sender.send(pb_utils.InferenceResponse(error=answer.error()))
                 return
             window = pb_utils.Tensor("window", np.array([index], np.int32))
