@@ -48,6 +48,7 @@ def infer(
     follow_for: Annotated[
         float | None, typer.Option(help="End --follow after so many seconds; for ever when not given.")
     ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the server may take for one window.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
 ) -> None:
     """Look at VIDEOS and print the events; --out keeps every window."""
@@ -69,14 +70,14 @@ def infer(
     if follow is not None and is_address(follow):
         if on_server:
             raise ConfigError("--on-server sends a video whole; a stream is followed window by window. Leave it out.")
-        with connect(server or _running()) as client:
+        with connect(server or _running(), timeout_s=timeout) as client:
             _say_what_is_missing(client)
             _live(client, follow, polygon, stride, threshold, surprise, follow_for, out, as_json)
         return
     found = inference.find_videos(videos) if videos else []
     if out is not None:
         inference.check_out(out)
-    with connect(server or _running()) as client:
+    with connect(server or _running(), timeout_s=timeout) as client:
         _say_what_is_missing(client)
         reports: list[Report] = []
         unread = []

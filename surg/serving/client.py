@@ -361,7 +361,7 @@ class Client:
             "Send less at once (max_in_flight), wait longer (patience_s), or export with a longer queue: --set queue.max_queue_size=256",
             "stub": f"{what} failed {patience}: the server's worker process has died ({error}).\n"
             "The embedded server replaces it by itself; elsewhere restart the server. Look: surg serve logs",
-            "deadline": f"{what} ran out of time: {error}.\nGive it longer (timeout_s), or see whether the server is overloaded: surg serve status",
+            "deadline": f"{what} ran out of time: {error}.\nGive it longer (timeout_s; surg infer --timeout), or see whether the server is overloaded: surg serve status",
             "missing": f"{what}: the server does not have it: {error}.\nIt serves version(s) {', '.join(map(str, getattr(self, 'versions', [])))}.",
             "invalid": f"{what} was refused: {error}.\nCompare it with client.contract.",
             "internal": f"{what} failed on the server: {error}.\nIts log says more: surg serve logs",

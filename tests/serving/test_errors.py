@@ -103,6 +103,18 @@ def test_a_full_queue_refuses_and_a_patient_client_gets_through(tmp_path: Path) 
         patient.close()
 
 
+def test_surg_infer_can_give_a_window_longer(tmp_path: Path) -> None:
+    from surg.cli.infer import infer
+    from surg.data.video import write_video
+
+    repo, _ = toy_repository(tmp_path, slow=True)
+    write_video(tmp_path / "a.mp4", (np.full((64, 96, 3), 5 * time, np.uint8) for time in range(20)), 10)
+    with start_server(repo, threads=1) as server:
+        with pytest.raises(ServerError, match=r"(?s)ran out of time.*--timeout"):
+            infer([tmp_path / "a.mp4"], server=server.grpc_url, timeout=0.002)
+        infer([tmp_path / "a.mp4"], server=server.grpc_url, timeout=60)
+
+
 def test_without_a_time_out_in_the_queue_the_server_still_drops_requests_whose_callers_have_gone(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path, slow=True)
     with start_server(repo, threads=1) as server, connect(server.grpc_url, max_in_flight=200, patience_s=0) as client:
