@@ -31,6 +31,10 @@ def start(
     metrics_port: Annotated[int, typer.Option(help="0: 8002 when it is free, else any.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads per model; 0 is one per core (embedded only).")] = 0,
     image: Annotated[str, typer.Option(help="Image for --engine docker; the pinned one when not given.")] = "",
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds until it must answer; 120, and 600 more for every GB served, when not given."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a server on REPO and return once it has answered a synthetic inference. It keeps running."""
@@ -44,6 +48,7 @@ def start(
         ports=(http_port, grpc_port, metrics_port),
         threads=threads,
         image=image,
+        timeout_s=timeout,
     )
     if as_json:
         _print_json(_facts(name))
@@ -87,14 +92,15 @@ def list_() -> None:
 
 @app.command()
 def stop(name: Name = "default") -> None:
-    """Let requests in flight finish, then end the server."""
+    """Let requests in flight finish, then end the server; of one that has ended, remove entry and log."""
     from surg.errors import ServerError
     from surg.serving import registry
 
     server = registry.find(name)
     if not server.alive:
         server.stop()  # a container that ended by itself is removed
-        typer.echo(f"{name} was not running.")
+        registry.remove(name)
+        typer.echo(f"{name} was not running; its entry and log are removed.")
         return
     rc = server.stop()
     if rc:

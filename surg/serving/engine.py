@@ -40,9 +40,12 @@ def start_server(
     grpc_port: int = 0,
     metrics_port: int = 0,
     threads: int = 0,
-    start_timeout_s: float = 120.0,
+    start_timeout_s: float | None = None,
 ) -> Server:
-    """Start a server on `repo` and return when it has answered a synthetic inference. It ends with this process, or by `stop()`."""
+    """Start a server on `repo` and return when it has answered a synthetic inference. It ends with this process, or by `stop()`.
+
+    start_timeout_s: None goes by the size of what is served.
+    """
     if engine == "embedded":
         from surg.serving.engines import embedded
 

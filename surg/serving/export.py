@@ -198,5 +198,7 @@ def _gate(
                 notes.append(f"not compared with a server: {str(error).splitlines()[0]}")
             else:
                 server = stack.enter_context(start_server(trial))
-                runners.append(("Triton", stack.enter_context(connect(server.grpc_url))))
+                # A batch of a large model takes minutes on a CPU, and there is nobody who waits for one answer.
+                patient = connect(server.grpc_url, timeout_s=repository.start_timeout_s(trial))
+                runners.append(("Triton", stack.enter_context(patient)))
         return parity.check(bundle, contract, runners, clips=clips, tolerance=tolerance)

@@ -4,13 +4,19 @@ $SURG_STATE_DIR (default ~/.local/state/surg)/servers/NAME/state.json   status, 
 """
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from surg.errors import ServerError
 from surg.serving.engine import EngineName, Server
 from surg.serving.engines import embedded
+from surg.serving.engines.guardian import is_free
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "default"
 PORTS = (8000, 8001, 8002)
@@ -31,27 +37,84 @@ def start(
     ports: tuple[int, int, int] = (0, 0, 0),
     threads: int = 0,
     image: str = "",
+    timeout_s: float | None = None,
 ) -> Server:
-    """Start a server that goes on running after this process. Raises ServerError when one of that name runs already."""
+    """Start a server that goes on running after this process. Raises ServerError when one of that name runs already, or is being
+    started.
+
+    timeout_s: until it must be ready; None goes by the size of what is served.
+    """
+    folder = servers_folder() / name
+    with _starting(name):
+        _clear(repo, name, engine)
+        if engine == "docker":
+            from surg.serving.engines import docker
+
+            wanted = [port or (usual if is_free(usual) else 0) for port, usual in zip(ports, PORTS)]
+            return docker.start(
+                repo,
+                http_port=wanted[0],
+                grpc_port=wanted[1],
+                metrics_port=wanted[2],
+                folder=folder,
+                image=image or docker.IMAGE,
+                start_timeout_s=timeout_s,
+            )
+        return embedded.start(
+            repo,
+            http_port=ports[0],
+            grpc_port=ports[1],
+            metrics_port=ports[2],
+            threads=threads,
+            folder=folder,
+            start_timeout_s=timeout_s,
+            usual_ports=PORTS,
+        )
+
+
+def remove(name: str) -> None:
+    """Forget a server that does not run: its state and its log."""
+    shutil.rmtree(servers_folder() / name, ignore_errors=True)
+
+
+@contextmanager
+def _starting(name: str) -> Iterator[None]:
+    """One start of a name at a time: the second would sweep away the folder of the first."""
+    import fcntl
+
+    servers_folder().mkdir(parents=True, exist_ok=True)
+    with (servers_folder() / f".{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServerError(
+                f"A server named {name} is being started by another command.\nWait for it: surg serve status --name {name}    or choose another --name."
+            ) from error
+        yield
+
+
+def _clear(repo: Path, name: str, engine: EngineName) -> None:
+    """Make room for a new server of this name. Raises ServerError when there is one that runs."""
     folder = servers_folder() / name
     if (folder / "state.json").exists():
-        if (running := find(name)).alive:
+        running = find(name)
+        try:
+            alive = running.alive
+        except ServerError:
+            if engine == "docker":
+                raise
+            logger.warning(
+                "Docker is off: the container of the server named %s before, if it is still there, stays behind.", name
+            )
+            remove(name)
+            return
+        if alive:
             raise ServerError(
                 f"A server named {name} runs already (gRPC {running.grpc_url}).\n"
                 f"Stop it: surg serve stop --name {name}    or start a second one: surg serve start {repo} --name OTHER"
             )
         running.stop()  # a container that ended by itself is still there, and nothing would know its name any more
-    shutil.rmtree(folder, ignore_errors=True)
-    wanted = [port or (usual if _is_free(usual) else 0) for port, usual in zip(ports, PORTS)]
-    if engine == "docker":
-        from surg.serving.engines import docker
-
-        return docker.start(
-            repo, http_port=wanted[0], grpc_port=wanted[1], metrics_port=wanted[2], folder=folder, image=image or docker.IMAGE
-        )
-    return embedded.start(
-        repo, http_port=wanted[0], grpc_port=wanted[1], metrics_port=wanted[2], threads=threads, folder=folder
-    )
+    remove(name)
 
 
 def find(name: str = DEFAULT) -> Server:
@@ -73,15 +136,3 @@ def find(name: str = DEFAULT) -> Server:
 
 def names() -> list[str]:
     return sorted(path.parent.name for path in servers_folder().glob("*/state.json"))
-
-
-def _is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

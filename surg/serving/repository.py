@@ -111,6 +111,14 @@ def served_versions(repo: Path) -> list[int]:
     return sorted(read_config(repo, lead_model(repo)).version_policy.specific.versions)
 
 
+def start_timeout_s(repo: Path) -> float:
+    """How long a server may take until it answers: two minutes, and ten for every GB served. A ViT-L of 1.2 GB warms up with nine
+    clips a model, each about 13 s on two cores."""
+    served = set(map(str, served_versions(repo)))
+    sizes = (file.stat().st_size for version in repo.glob("*/*") if version.name in served for file in version.glob("*"))
+    return 120 + 600 * sum(sizes) / 1e9
+
+
 def engine_cache(repo: Path) -> str | None:
     """Where in the container onnxruntime keeps TensorRT engines; None without that accelerator."""
     config = read_config(repo, lead_model(repo))

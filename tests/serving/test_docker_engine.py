@@ -141,5 +141,11 @@ def test_servers_are_listed_while_docker_is_off(
         raise ServerError("No Docker engine answers here")
 
     monkeypatch.setattr(docker, "engine", off)
+    started: list[str] = []
+    monkeypatch.setattr(registry.embedded, "start", lambda *_, **__: started.append("embedded"))
+    with pytest.raises(ServerError, match="No Docker engine"):
+        registry.start(repo, "b", "docker")
     serve.list_()
     assert capsys.readouterr().out.split() == ["b", "unknown", "127.0.0.1:48001"]
+    registry.start(repo, "b")  # what the message advises
+    assert started == ["embedded"]

@@ -14,7 +14,7 @@ import pytest
 
 from surg.errors import ServerError
 from surg.runs import write_json
-from surg.serving import registry, shm
+from surg.serving import registry, repository, shm
 from surg.serving.client import connect
 from surg.serving.engine import Server, start_server
 from surg.serving.engines import embedded
@@ -191,6 +191,64 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         ports = {"http_port": holder.getsockname()[1], "grpc_port": _free(), "metrics_port": _free()}
         with pytest.raises(ServerError, match=r"(?s)taken.*Leave the ports out"):
             start_server(repo, threads=1, **ports)
+
+
+def test_servers_that_are_started_at_once_share_the_usual_ports_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    ports = _free(), _free(), _free()
+    monkeypatch.setattr(registry, "PORTS", ports)
+    repo, _ = toy_repository(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        servers = list(pool.map(lambda name: registry.start(repo, name, threads=1), ("a", "b")))
+    try:
+        taken = [{server.state[port] for port in ("http", "grpc", "metrics")} for server in servers]  # type: ignore[attr-defined]
+        assert not taken[0] & taken[1]
+        assert set(ports) & (taken[0] | taken[1])
+    finally:
+        assert [server.stop() for server in servers] == [0, 0]
+
+
+def test_a_name_is_started_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    with registry._starting("a"), pytest.raises(ServerError, match="being started by another command"):
+        registry.start(tmp_path, "a")
+
+
+def test_a_server_that_failed_to_start_is_forgotten_by_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import socket
+
+    from surg.cli import serve
+
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    repo, _ = toy_repository(tmp_path)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        begun = time.monotonic()
+        with pytest.raises(ServerError, match=f"port {holder.getsockname()[1]} is taken"):
+            registry.start(repo, "other", ports=(0, holder.getsockname()[1], 0))
+        assert time.monotonic() - begun < 4  # no server was started for it
+    assert registry.names() == ["other"]
+    serve.stop("other")
+    assert registry.names() == []
+
+
+def test_how_long_a_start_may_take_goes_by_the_size_of_what_is_served(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    assert repository.start_timeout_s(repo) == pytest.approx(120, abs=1)
+    with (repo / "surg_clip" / "1" / "model.onnx.data").open("wb") as file:
+        file.truncate(2_400_000_000)  # a hole: it takes no room
+    assert repository.start_timeout_s(repo) == pytest.approx(120 + 1440, abs=1)
+
+
+def test_a_start_that_takes_too_long_says_how_to_wait_longer(tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    with pytest.raises(ServerError, match=r"(?s)not ready after 0 s.*--timeout"):
+        start_server(repo, threads=1, start_timeout_s=0.1)
 
 
 def test_no_environment_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

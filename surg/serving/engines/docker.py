@@ -118,7 +118,7 @@ def start(
     http_port: int = 0,
     grpc_port: int = 0,
     metrics_port: int = 0,
-    start_timeout_s: float = 600.0,
+    start_timeout_s: float | None = None,
     folder: Path | None = None,
     image: str = IMAGE,
 ) -> DockerServer:
@@ -130,6 +130,8 @@ def start(
 
     repo = Path(repo).resolve()
     repository.contracts(repo)
+    if start_timeout_s is None:
+        start_timeout_s = max(600.0, repository.start_timeout_s(repo))  # TensorRT may build its engines first
     client = engine()
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-docker-"))
     key = secrets.token_hex(16)
@@ -273,7 +275,9 @@ def _wait(server: DockerServer, container: Any, timeout_s: float) -> None:
         if _ready(server.http_url):
             return
         time.sleep(0.2)
-    raise ServerError(f"Triton was not ready after {timeout_s:.0f} s. The end of its log:\n{server.log_tail()}")
+    raise ServerError(
+        f"Triton was not ready after {timeout_s:.0f} s.\nGive it longer: surg serve start REPO --timeout SECONDS\nThe end of its log:\n{server.log_tail()}"
+    )
 
 
 def _ready(host: str) -> bool:

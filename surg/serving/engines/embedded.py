@@ -180,16 +180,21 @@ def start(
     grpc_port: int = 0,
     metrics_port: int = 0,
     threads: int = 0,
-    start_timeout_s: float = 120.0,
+    start_timeout_s: float | None = None,
     folder: Path | None = None,
+    usual_ports: tuple[int, int, int] = (0, 0, 0),
 ) -> EmbeddedServer:
     """Start Triton on `repo`, loopback only, and return when a synthetic inference came back. A port of 0 means any free one.
 
+    usual_ports: taken for ports of 0 where they are free.
+
+    start_timeout_s: None goes by the size of what is served.
     folder: keep state and log there and leave the server running after this process (the `surg serve` commands); otherwise both
     belong to this process and go with it. Raises ServerError with the end of the server's log.
     """
     env = find_environment()
     repo = Path(repo).resolve()
+    start_timeout_s = repository.start_timeout_s(repo) if start_timeout_s is None else start_timeout_s
     spec_contracts = repository.contracts(repo)
     contract = spec_contracts[repository.served_versions(repo)[-1]]
     if repository.read_config(repo, repository.lead_model(repo)).backend == "tensorrt":
@@ -205,6 +210,7 @@ def start(
     spec = _guardian_spec(
         env, repo, contract, folder, [http_port, grpc_port, metrics_port], threads, start_timeout_s, follow_parent=not detached
     )
+    spec["usual_ports"] = usual_ports
     spec_path = folder / "spec.json"
     write_json(spec_path, spec)
     spec_path.chmod(0o600)
@@ -216,7 +222,7 @@ def start(
         start_new_session=True,
     )
     server = EmbeddedServer(folder, repo, None if detached else guardian)
-    _wait(server, guardian, start_timeout_s + 30)
+    _wait(server, guardian, start_timeout_s + len(spec["probes"]) * spec["probe_timeout_s"] + 30)
     logger.info(
         "Triton is ready: grpc %s, http %s, version(s) %s", server.grpc_url, server.http_url, repository.served_versions(repo)
     )
@@ -230,7 +236,8 @@ def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_
             reason = server.state.get("error") or "it took too long"
             tail = what_matters(server.log_tail(2000))
             server.stop()
-            raise ServerError(f"The embedded Triton did not start: {reason}.\n{_advice(tail)}The end of its log:\n{tail}")
+            end = f"The end of its log:\n{tail}" if tail else ""
+            raise ServerError(f"The embedded Triton did not start: {reason}.\n{_advice(f'{reason} {tail}')}{end}".rstrip())
         time.sleep(0.02)
 
 
@@ -238,6 +245,8 @@ def _advice(log: str) -> str:
     known = {
         "libpython": "Its stub found no matching libpython: install Python's shared library (Debian: apt-get install libpython3.11).\n",
         "reads silent zeros": "Its environment has numpy 2. Make it again: make triton-env\n",
+        "was not ready after": "Give it longer: surg serve start REPO --timeout SECONDS (start_timeout_s)\n",
+        "taken by another process": "Leave the ports out and free ones are chosen, or choose another.\n",
         "already in use": "A port is taken. Leave the ports out and free ones are chosen.\n",
         "No space left on device": "/dev/shm or the disk is full: `df -h /dev/shm /tmp`.\n",
         "Permission denied": "Something may not be read or run by this user; a temporary folder mounted `noexec` does that too (set TMPDIR).\n",
@@ -295,7 +304,7 @@ def _guardian_spec(
         "state": str(folder / "state.json"),
         "probes": [_probe(contract, model.name) for model in contract.models if model.kind == "onnx"],
         "start_timeout_s": start_timeout_s,
-        "probe_timeout_s": 120.0,
+        "probe_timeout_s": max(120.0, start_timeout_s),
         "exit_timeout_s": EXIT_TIMEOUT_S,
         "follow_parent": follow_parent,
         "scratch": str(folder) if follow_parent else None,

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Guardian:
             "error": None,
             "rc": None,
         }
+        self.name = f"surg-{os.getpid()}"
         self.stopping = False
         self.restarted_at: list[float] = []
         self.prefix = f"{shm_namespace()}{os.getpid()}_"
@@ -77,9 +79,11 @@ class Guardian:
 
     def _start_on_free_ports(self) -> None:
         wanted = self.spec["ports"]
+        if taken := [port for port in wanted if port and not is_free(port)]:
+            raise PortTaken(f"port {' and '.join(map(str, taken))} is taken by another process")
         for attempt in range(6):
             # A port found free can be taken before the server binds it: then others are tried.
-            self.ports = free_ports(wanted)
+            self.ports = free_ports(wanted, self.spec.get("usual_ports", ()) if attempt == 0 else ())
             try:
                 self._start()
                 return
@@ -95,6 +99,7 @@ class Guardian:
             f"--http-port={http_port}",
             f"--grpc-port={grpc_port}",
             f"--metrics-port={metrics_port}",
+            f"--id={self.name}",
             f"--backend-config=python,shm-region-prefix-name={self.prefix}",
         ]
         log = Path(self.spec["log"])
@@ -126,8 +131,12 @@ class Guardian:
                 raise StartFailed(
                     f"tritonserver ended with status {self.server.returncode if self.server else '?'} before it was ready"
                 )
-            if self._status("/v2/health/ready") == 200 and self._status("/metrics", port=2) == 200:
-                if self._answers():
+            # Of two servers started at once the other may hold our port, and answer until ours has found out.
+            if self._status("/v2/health/ready") == 200 and self._status("/metrics", port=2) == 200 and self._is_ours():
+                answered = self._answers()
+                if self.server.poll() is not None:
+                    continue
+                if answered:
                     return
                 raise StartFailed("tritonserver says it is ready, but a synthetic inference did not come back with data")
             if time.monotonic() > deadline:
@@ -238,6 +247,16 @@ class Guardian:
         finally:
             connection.close()
 
+    def _is_ours(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[0], timeout=2)
+        try:
+            connection.request("GET", "/v2", headers={"Connection": "close"})
+            return bool(json.loads(connection.getresponse().read())["name"] == self.name)
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return False
+        finally:
+            connection.close()
+
     def _status(self, path: str, port: int = 0) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=2)
         try:
@@ -268,21 +287,34 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
-def free_ports(wanted: list[int]) -> list[int]:
+def free_ports(wanted: list[int], usual: Sequence[int] = ()) -> list[int]:
+    """A port for each of `wanted`: itself, or for 0 the one in the same place of `usual` where that is free, else any."""
     sockets, ports = [], []
     try:
-        for port in wanted:
+        for place, port in enumerate(wanted):
             if port:
                 ports.append(port)
                 continue
+            preferred = usual[place] if place < len(usual) else 0
             held = socket.socket()
             sockets.append(held)
-            held.bind(("127.0.0.1", 0))
+            held.bind(("127.0.0.1", preferred if preferred and is_free(preferred) else 0))
             ports.append(held.getsockname()[1])
         return ports
     finally:
         for held in sockets:
             held.close()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a port that was just given back is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def children(pid: int) -> set[int]:
