@@ -124,6 +124,24 @@ def test_gpus_are_asked_for_only_where_there_are_any(gpus: int) -> None:
     assert container["resources"]["limits"]["memory"] == "16Gi"
 
 
+def test_a_roll_out_needs_no_second_gpu_unless_it_is_told_otherwise() -> None:
+    for values, surge in (({"gpus": 1}, 0), ({"gpus": 0}, 1), ({"gpus": 1, "strategy": {"rollingUpdate": {"maxSurge": 2}}}, 2)):
+        assert objects(**values)["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == surge
+    assert objects(strategy={"type": "Recreate"})["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_pods_can_be_sent_to_nodes_with_gpus_and_pull_from_a_registry_with_a_log_in() -> None:
+    chosen = {
+        "nodeSelector": {"nvidia.com/gpu.present": "true"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    plain = objects()["Deployment"]["spec"]["template"]["spec"]
+    assert not set(chosen) & set(plain)
+    pod = objects(**chosen)["Deployment"]["spec"]["template"]["spec"]  # type: ignore[arg-type]
+    assert {key: pod[key] for key in chosen} == chosen
+
+
 def test_the_autoscaler_owns_the_number_of_replicas() -> None:
     assert "HorizontalPodAutoscaler" not in (fixed := objects())
     assert fixed["Deployment"]["spec"]["replicas"] == 1
