@@ -45,10 +45,11 @@ class Engine:
         self.left: list[Container] = []
         self.asked: dict[str, Any] = {}
         self.pulled: list[str] = []
+        self.more: dict[str, Any] = {}
         self.containers = self.images = self
 
     def info(self) -> dict[str, Any]:
-        return {"Runtimes": {"runc": {}}}
+        return {"Runtimes": {"runc": {}}, **self.more}
 
     def create(self, image: str, command: list[str], **asked: Any) -> Container:
         self.asked = {"image": image, "command": command, **asked}
@@ -108,6 +109,27 @@ def test_only_the_holder_of_the_key_may_load_models(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(docker, "load_model", lambda *call: sent.append(call))
     server.reload()
     assert sent == [(server.http_url, "surg_clip", "surg-admin", key)]
+
+
+def test_the_gpu_is_asked_for_however_docker_knows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker.shutil, "which", lambda name: None)
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "cdi" / "nvidia.yaml").touch()
+    engine = Engine()
+    by_driver, by_cdi = {"Count": -1, "Capabilities": [["gpu"]]}, {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}
+    for more, wanted in (
+        ({}, None),
+        ({"CDISpecDirs": [str(tmp_path / "none")], "DiscoveredDevices": None}, None),
+        ({"Runtimes": {"nvidia": {}}}, by_driver),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}, by_cdi),
+        ({"CDISpecDirs": [str(tmp_path / "cdi")]}, by_cdi),
+    ):
+        engine.more = more
+        asked = [{key: value for key, value in request.items() if value} for request in docker._gpus(engine)]
+        assert asked == ([wanted] if wanted else []), more
+    monkeypatch.setattr(docker.shutil, "which", lambda name: f"/usr/bin/{name}")
+    engine.more = {}
+    assert docker._gpus(engine)
 
 
 def test_an_image_that_is_not_here_is_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

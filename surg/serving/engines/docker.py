@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -262,8 +263,17 @@ def _engines(user: tuple[int, int]) -> Path:
 def _gpus(client: Any) -> list[Any]:
     from docker.types import DeviceRequest
 
-    has_gpu = "nvidia" in client.info().get("Runtimes", {})
-    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if has_gpu else []
+    info = client.info()
+    # The hook is all that --gpus needs: the toolkit's package brings it, with or without a runtime that Docker was told of.
+    if "nvidia" in info.get("Runtimes", {}) or shutil.which("nvidia-container-runtime-hook"):
+        return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    # Docker 28.3 says what devices CDI describes; before, from 25 on, only where descriptions lie.
+    described = {str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or []} | {
+        "nvidia.com/gpu=all" for folder in info.get("CDISpecDirs") or [] if any(Path(folder).glob("*nvidia*"))
+    }
+    if "nvidia.com/gpu=all" in described:
+        return [DeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=all"])]
+    return []
 
 
 def _wait(server: DockerServer, container: Any, timeout_s: float) -> None:
