@@ -80,7 +80,7 @@ def infer(
     with connect(server or _running(), timeout_s=timeout) as client:
         _say_what_is_missing(client)
         reports: list[Report] = []
-        unread = []
+        unread: list[Path] = []
         arriving = inference.follow(Path(follow), follow_for) if follow is not None else iter(())
         # A folder is followed until Ctrl-C: its regular end.
         with contextlib.suppress(*([KeyboardInterrupt] if follow is not None else [])):
@@ -98,7 +98,9 @@ def infer(
                 unreadable = isinstance(report.stopped, DataError)
                 if report.stopped is not None and not report.windows and (not unreadable or len(found) == 1):
                     raise report.stopped
-                reports.append(report)
+                # A followed video that grew is looked at again.
+                reports = [earlier for earlier in reports if earlier.video != video] + [report]
+                unread = [earlier for earlier in unread if earlier != video]
                 if not as_json and report.windows:
                     _print(report)
                 if out is not None:
@@ -146,7 +148,15 @@ def _live(
     alarms = inference.Alarms(lambda horizon: contract.threshold(horizon) if threshold is None else threshold, stride)
     seen, dropped, slowest = 0, 0, 0.0
     name = urlsplit(address).hostname or "stream"  # the address may hold a password
+
+    def tell(what: str, event: inference.Event, at_s: float) -> None:
+        if as_json:
+            typer.echo(json.dumps({"event": what, **event.__dict__}))
+        else:
+            typer.echo(f"{at_s:8.2f} s  {event.kind} {what}  (peak {event.peak:.2f})")
+
     with contextlib.ExitStack() as stack:
+        stack.callback(lambda: [tell(what, event, event.end_s) for what, event in alarms.close()])
         keep = stack.enter_context(inference.recorder(out, client, name)) if out is not None else None
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         for sight in follow_stream(client, address, zone, stride_s=stride, surprise=surprise, for_s=for_s):
@@ -154,10 +164,7 @@ def _live(
             if keep:
                 keep(sight.window)
             for what, event in alarms.see(sight.window):
-                if as_json:
-                    typer.echo(json.dumps({"event": what, **event.__dict__}))
-                else:
-                    typer.echo(f"{sight.window.end_s:8.2f} s  {event.kind} {what}  (peak {event.peak:.2f})")
+                tell(what, event, sight.window.end_s)
     typer.echo(f"{seen} windows; {dropped} dropped to stay with the camera; slowest answer after {slowest:.2f} s", err=True)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)

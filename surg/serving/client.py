@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -254,11 +254,20 @@ class Client:
         request = Request(
             model, inputs, [tensor.name for tensor in spec.outputs], self.version, _request_id(), timeout_s or self._timeout_s
         )
-        with self._in_flight:
-            try:
-                yield from self._transport.stream(request)
-            except TransportError as error:
-                raise self._explain(error, request) from error
+        answers = self._transport.stream(request)
+        try:
+            while True:
+                # Not while the caller has an answer in hand: it may ask something else before it wants the next one.
+                with self._in_flight:
+                    answer = next(answers, None)
+                if answer is None:
+                    return
+                yield answer
+        except TransportError as error:
+            raise self._explain(error, request) from error
+        finally:
+            if isinstance(answers, Generator):
+                answers.close()  # the caller may have left early
 
     def refresh(self) -> None:
         """Read the contract again, after the server's operator changed versions."""

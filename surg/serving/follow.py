@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.preprocess import Box, Polygon, PreprocessSpec, crop_box, resize_box, zone_bounds, zone_map
-from surg.errors import DataError
+from surg.errors import DataError, ServerError
 from surg.serving.client import Client
 from surg.serving.results import Window
 from surg.serving.stream import Cut, mean_change, steps, window_of
+from surg.serving.transport import RETRIED, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -261,17 +262,27 @@ def follow_stream(
     surprise: bool = False,
     for_s: float | None = None,
 ) -> Iterator[Sight]:
-    """Answers for the newest windows of a stream, as they come."""
+    """Answers for the newest windows of a stream, as they come. While the server does not answer windows are lost, and counted."""
     contract = client.contract
     if surprise:
         contract.model("surg_world")
-    nothing = np.zeros(0, np.float32)
+    nothing, lost = np.zeros(0, np.float32), 0
     with Camera(address, Cutter(contract.preprocess, zone, stride_s)) as camera:
         for latest in camera.windows(for_s):
             cut = latest.cut
-            found = client.clip(cut.frames, cut.zone)
-            surprised = float(client.world(cut.frames).surprise[0]) if surprise else None
+            try:
+                found = client.clip(cut.frames, cut.zone)
+                surprised = float(client.world(cut.frames).surprise[0]) if surprise else None
+            except ServerError as error:
+                if not (isinstance(error.__cause__, TransportError) and error.__cause__.kind in (*RETRIED, "deadline")):
+                    raise
+                lost += 1 + latest.dropped
+                logger.warning("%s\nThe camera is followed on; windows are lost until the server answers.", error)
+                continue
             window = window_of(contract, found, cut.index, cut.start_s, cut.end_s, cut.box, surprised, mean_change(cut.frames))
             yield Sight(
-                replace(window, breach_map=nothing, embedding=nothing), time.monotonic() - latest.arrived_s, latest.dropped
+                replace(window, breach_map=nothing, embedding=nothing),
+                time.monotonic() - latest.arrived_s,
+                latest.dropped + lost,
             )
+            lost = 0

@@ -120,6 +120,11 @@ class Alarms:
             elif event is not None:
                 yield "ends", self.running.pop(horizon)
 
+    def close(self) -> Iterator[tuple[Literal["ends"], Event]]:
+        """The stream is over, and with it the events that still run."""
+        while self.running:
+            yield "ends", self.running.pop(next(iter(self.running)))
+
 
 @contextmanager
 def recorder(path: Path, client: Client, name: str) -> Iterator[Callable[[Window], None]]:
@@ -136,23 +141,30 @@ def recorder(path: Path, client: Client, name: str) -> Iterator[Callable[[Window
             yield lambda window: print(json.dumps({"stream": name, **_row(window)}, ensure_ascii=False), file=file)
 
 
-def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0) -> Iterator[Path]:
-    """Videos as they arrive in a folder: those there already, then each new one once it has stopped growing."""
+def follow(folder: Path, for_s: float | None = None, *, every_s: float = 1.0, settle_s: float = 5.0) -> Iterator[Path]:
+    """Videos as they arrive in a folder: those there already, then each new one once it has not changed for `settle_s`. One that
+    grows after that, an upload that had paused, comes again."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder to watch.")
     deadline = time.monotonic() + for_s if for_s is not None else None
-    done: set[Path] = set()
-    sizes: dict[Path, int] = {}
+    done: dict[Path, int] = {}
+    seen: dict[Path, tuple[int, float]] = {}
+    """Size, and since when."""
     while True:
-        for path in (file for file in videos_under(folder) if file not in done):
+        for path in videos_under(folder):
             try:
-                size = path.stat().st_size
+                found = path.stat()
             except FileNotFoundError:
                 continue  # renamed or moved on since it was listed
-            if size and sizes.get(path) == size:
-                done.add(path)
+            size, now = found.st_size, time.monotonic()
+            if path not in seen or seen[path][0] != size:
+                seen[path] = size, now
+                continue
+            # What lay here before has its own time; the clock of another machine's disk may run ahead of ours.
+            quiet_s = max(now - seen[path][1], time.time() - found.st_mtime)
+            if size and done.get(path) != size and quiet_s >= settle_s:
+                done[path] = size
                 yield path
-            sizes[path] = size
         if deadline is not None and time.monotonic() > deadline:
             return
         time.sleep(every_s)

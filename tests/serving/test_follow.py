@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from surg.data.video import iter_frames, write_video
-from surg.errors import DataError
+from surg.errors import DataError, ServerError
 from surg.serving import follow, inference
 from surg.serving.client import Client
 from surg.serving.export import Exported
 from surg.serving.results import Window
 from surg.serving.stream import cuts
+from surg.serving.transport import Answer, Request, TransportError
 from tests.serving import cameras
 from tests.serving.conftest import SPEC
 
@@ -127,6 +128,36 @@ def test_alarms_begin_and_end_as_events_do() -> None:
     assert [told[1][1], *alarms.running.values()] == list(inference.events(windows, lambda horizon: 0.5, 1.0))
 
 
+def test_events_that_run_when_the_stream_is_over_end_with_it() -> None:
+    window = Window(0, 0, 1.0, "", {}, {"0": 0.9}, np.zeros(0, np.float32), np.zeros(0, np.float32))
+    alarms = inference.Alarms(lambda horizon: 0.5, 1.0)
+    ((_, begun),) = alarms.see(window)
+    assert list(alarms.close()) == [("ends", begun)]
+    assert list(alarms.close()) == []
+
+
+def test_a_camera_is_followed_on_while_the_server_is_away(
+    pieces: list[tuple[float, bytes]], local: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = local._transport.infer, []
+
+    def away_at_first(request: Request) -> Answer:
+        asked.append(request)
+        if len(asked) <= 2:
+            raise TransportError("unreachable", "connection refused")
+        if len(asked) > 4:
+            raise TransportError("invalid", "another model")
+        return answer(request)
+
+    monkeypatch.setattr(local._transport, "infer", away_at_first)
+    monkeypatch.setattr(local, "_patience_s", 0.0)
+    seen: list[follow.Sight] = []
+    with cameras.Camera(pieces, rtsp=False) as server, pytest.raises(ServerError, match="another model"):
+        seen.extend(follow.follow_stream(local, server.address, stride_s=0.25, for_s=30))
+    assert len(seen) == 2
+    assert seen[0].dropped >= 2
+
+
 def test_surg_infer_follows_a_camera_and_writes_as_it_goes(
     surg: Callable[..., subprocess.CompletedProcess[str]],
     exported: Exported,
@@ -139,6 +170,7 @@ def test_surg_infer_follows_a_camera_and_writes_as_it_goes(
         done = surg(*call, "--follow-for", 5, "--out", "live.jsonl")
     assert done.returncode == 0, done.stderr
     assert "breach begins" in done.stdout
+    assert done.stdout.count("breach ends") == 1
     rows = [json.loads(line) for line in (tmp_path / "live.jsonl").read_text().splitlines()]
     assert rows
     assert rows[0]["stream"] == "127.0.0.1"

@@ -1,6 +1,7 @@
 """`surg infer` over many videos and many hours: what is done stays done, and nothing is asked for in vain."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,25 @@ def test_a_video_that_cannot_be_read_does_not_stop_the_others(folder: Path, serv
 def test_a_folder_goes_on_being_followed_after_a_video_that_cannot_be_read(
     folder: Path, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for video in folder.iterdir():
+        os.utime(video, (0, 0))
     with pytest.raises(DataError, match="1 of 3"):
         infer(follow=str(folder), follow_for=1.5, server=server)
     assert "c.mp4: 4 windows" in capsys.readouterr().out
+
+
+def test_a_video_that_comes_again_takes_the_place_of_its_first_half(
+    folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arriving(_: Path, __: float | None) -> Iterator[Path]:
+        yield folder / "b.mp4"
+        (folder / "b.mp4").write_bytes((folder / "a.mp4").read_bytes())
+        yield folder / "b.mp4"
+
+    monkeypatch.setattr(inference, "follow", arriving)
+    infer(follow=str(folder), server=server, out=tmp_path / "e.json")
+    (video,) = json.loads((tmp_path / "e.json").read_text())["videos"]
+    assert len(video["windows"]) == 4
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), ServerError("The server has gone.")])
@@ -104,4 +121,4 @@ def test_options_that_would_have_no_effect_are_refused(folder: Path, server: str
 def test_a_file_that_moves_on_while_a_folder_is_followed_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "part.mp4").symlink_to(tmp_path / "gone.mp4")
     (tmp_path / "a.mp4").write_bytes(b"12")
-    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05)) == [tmp_path / "a.mp4"]
+    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05, settle_s=0)) == [tmp_path / "a.mp4"]

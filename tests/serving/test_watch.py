@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from surg.data.preprocess import preprocess
 from surg.data.video import probe, read_frames, write_video
 from surg.errors import ConfigError
 from surg.serving import inference
-from surg.serving.client import Client
+from surg.serving.client import Client, connect
 from surg.serving.engine import Server
 from surg.serving.export import Exported, export_repository
 from surg.serving.stream import cuts, mean_change
@@ -102,6 +103,25 @@ def test_the_deadline_of_a_stream_is_each_windows_and_not_that_of_all_together(c
     deadline = (monotonic() - began) / 3
     assert whole == 250 - SPEC.num_frames + 1
     assert len(list(client.stream("surg_video", inputs, timeout_s=deadline))) == whole
+
+
+@pytest.mark.triton
+def test_what_is_asked_between_two_answers_of_a_stream_does_not_wait_for_its_end(server: Server, frames: np.ndarray) -> None:
+    asked: list[object] = []
+
+    def ask() -> None:
+        inputs = {
+            "frames": frames.reshape(-1, 64, 64, 3),
+            "zone": np.ones((4, 4), np.float32),
+            "stride": np.array([8], np.int32),
+        }
+        with connect(server.grpc_url, max_in_flight=1) as client:
+            asked.extend(client.clip(frames[0]) for _ in client.stream("surg_video", inputs))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert len(asked) == 3
 
 
 def test_windows_slid_on_a_gpu_server_come_back_in_memory_that_numpy_reads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +209,19 @@ def test_events_join_windows_above_the_threshold(local: Client, video: Path) -> 
 def test_a_folder_is_followed_until_files_stop_growing(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"12")
     (tmp_path / "notes.txt").write_bytes(b"12")
-    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05)) == [tmp_path / "a.mp4"]
+    assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05, settle_s=0)) == [tmp_path / "a.mp4"]
+
+
+def test_an_upload_that_pauses_is_waited_for_and_one_that_goes_on_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"1")
+    begun, found = monotonic(), []
+    for video in inference.follow(tmp_path, for_s=2.0, every_s=0.05, settle_s=0.5):
+        found.append((video, video.stat().st_size))
+        if len(found) == 1:
+            assert monotonic() - begun > 0.4
+            path.write_bytes(b"123")
+    assert found == [(path, 1), (path, 3)]
 
 
 def test_infer_writes_json_and_csv(

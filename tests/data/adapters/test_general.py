@@ -155,7 +155,7 @@ def test_index_infer_and_doctor_look_at_the_same_files(suffix: str, videos: Path
     assert (
         videos_under(folder)
         == find_videos([folder])
-        == list(follow(folder, for_s=0.2, every_s=0.05))
+        == list(follow(folder, for_s=0.2, every_s=0.05, settle_s=0))
         == [folder / f"a{suffix}"]
     )
     (data,) = (finding for finding in check_before_training(folder, None) if finding.name == "Data set")
