@@ -155,8 +155,12 @@ def _live(
         else:
             typer.echo(f"{at_s:8.2f} s  {event.kind} {what}  (peak {event.peak:.2f})")
 
+    def end() -> None:
+        for what, event in alarms.close():
+            tell(what, event, event.end_s)
+
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [tell(what, event, event.end_s) for what, event in alarms.close()])
+        stack.callback(end)
         keep = stack.enter_context(inference.recorder(out, client, name)) if out is not None else None
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         for sight in follow_stream(client, address, zone, stride_s=stride, surprise=surprise, for_s=for_s):
