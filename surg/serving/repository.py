@@ -48,7 +48,7 @@ class QueueConfig(Config):
     delay_us: int = Field(0, ge=0)
     """How long a batch may wait for company. Pays on a GPU; on a CPU it only adds itself to the latency."""
     keep_versions: int = Field(2, ge=1)
-    """Newest versions that are served side by side."""
+    """Newest versions that are served side by side. Older ones stay on disk, for a rollback, until their folders are removed."""
     threads: int = Field(0, ge=0)
     """Threads of onnxruntime per model; 0 means one per core."""
     accelerator: Literal["none", "tensorrt"] = "none"
@@ -81,7 +81,7 @@ def publish(
         for name, folder in ready.items():
             folder.replace(repo / name / str(number))
     everything = {**before, number: contract}
-    served = _served(repo, contract, sorted(everything), queue.keep_versions)
+    served = _served(repo, contract, _on_disk(repo, everything), queue.keep_versions)
     _write_configs(repo, everything, served, queue)
     return number
 
@@ -133,11 +133,7 @@ def rollback(repo: Path, to: int | None = None) -> tuple[list[int], list[int]]:
     The newer version stays on disk: `rollback(repo, to=newer)` brings it back.
     """
     known, before = contracts(repo), served_versions(repo)
-    on_disk = [
-        version
-        for version in sorted(known)
-        if all((repo / spec.name / str(version)).is_dir() for spec in known[version].models)
-    ]
+    on_disk = _on_disk(repo, known)
     if to is None:
         older = [version for version in on_disk if version < before[-1]]
         if not older:
@@ -268,6 +264,11 @@ def _write_configs(repo: Path, known: Mapping[int, Contract], served: list[int],
         if spec.kind == "onnx":
             _choose_backend(config, plans=plans)
         write_text(repo / spec.name / "config.pbtxt", text_format.MessageToString(config, as_utf8=True))
+
+
+def _on_disk(repo: Path, known: Mapping[int, Contract]) -> list[int]:
+    """Versions whose folders are all there: older ones are removed by hand, and nothing else makes room."""
+    return [v for v in sorted(known) if all((repo / spec.name / str(v)).is_dir() for spec in known[v].models)]
 
 
 def _has_plans(repo: Path, contract: Contract, version: int) -> bool:

@@ -1,6 +1,7 @@
 """The repository on disk: what Triton reads, versions, rollback, and publishing that is all or nothing."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def test_versions_count_up_and_the_newest_two_are_served(tmp_path: Path) -> None
     assert [publish(repo, tmp_path, scale) for scale in (1, 2, 3)] == [1, 2, 3]
     assert repository.served_versions(repo) == [2, 3]
     assert sorted(repository.contracts(repo)) == [1, 2, 3]
+
+
+def test_a_version_whose_folder_was_removed_to_make_room_is_not_served(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    for scale in (1, 2, 3):
+        publish(repo, tmp_path, scale)
+    shutil.rmtree(repo / "surg_clip" / "2")
+    assert publish(repo, tmp_path, 4, keep_versions=3) == 4
+    assert repository.served_versions(repo) == [1, 3, 4]
 
 
 def test_rollback_goes_back_and_forth(tmp_path: Path) -> None:
