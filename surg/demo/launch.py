@@ -46,6 +46,8 @@ def launch(
     _share_heaps()
     _require_free(host, port, "The page", "--port")
     if metrics_port is not None:
+        if metrics_port == port:
+            raise ConfigError(f"Page and metrics cannot share port {port}. Choose another: --metrics-port {port + 1}")
         _require_free(host, metrics_port, "Metrics", "--metrics-port")
     with ExitStack() as stack:
         uploads = Path(tempfile.mkdtemp(prefix="surg-uploads-"))

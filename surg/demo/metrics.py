@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from surg.errors import SurgError
+from surg.errors import ServerError, SurgError
 
 SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -52,6 +52,8 @@ def analysis() -> Iterator[Progress]:
     except GeneratorExit:
         outcome = "cancelled"
         raise
+    except ServerError:
+        raise  # no fault of what the visitor gave
     except SurgError:
         outcome = "refused"
         raise

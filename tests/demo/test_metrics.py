@@ -13,7 +13,7 @@ from surg.demo import metrics
 from surg.demo.analysis import analyse
 from surg.demo.live import Ring, read
 from surg.demo.visits import Visits
-from surg.errors import DataError
+from surg.errors import DataError, ServerError
 from surg.serving.client import Client, connect
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -69,10 +69,16 @@ def test_one_that_is_left_or_refused_is_told_apart(page: str, client: Client, vi
     assert "surg_demo_analyses_running" not in found
 
 
-def test_a_bug_counts_as_a_failure(page: str, client: Client, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Client, "watch", lambda *_, **__: 1 / 0)
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), ServerError("The server has gone.")])
+def test_a_bug_and_a_lost_server_count_as_failures(
+    error: Exception, page: str, client: Client, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Client, "watch", watch)
     before = scrape(page)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         list(analyse(client, video))
     assert change(page, before)['surg_demo_analyses_total{outcome="failed"}'] == 1
 
