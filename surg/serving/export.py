@@ -28,7 +28,8 @@ from surg.serving.tensorrt import add_plans
 
 logger = logging.getLogger(__name__)
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 VIDEO = Path(__file__).parent / "backend" / "video" / "model.py"
 
@@ -121,6 +122,8 @@ def export_files(
 def _workplace(out: Path) -> Iterator[Path]:
     """A folder to work in, on the disk of `out` where that can be. Raises ExportError when `out` cannot be written, before the
     work as far as it can be seen."""
+    places = [out.absolute(), out.resolve()]
+    working = False
     try:
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "it is a file")
@@ -133,9 +136,13 @@ def _workplace(out: Path) -> Iterator[Path]:
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".surg-export-", dir=parent))
             except PermissionError:  # a volume of its own, in a folder of another's
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="surg-export-"))
+            places.append(Path(scratch))
+            working = True
             yield Path(scratch)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        # A checkpoint that may not be read, for one, says nothing of `out`.
+        elsewhere = working and error.filename and not any(Path(error.filename).is_relative_to(place) for place in places)
+        if error.errno not in UNWRITABLE or (elsewhere and error.errno not in FULL):
             raise
         raise ExportError(
             f"{out} cannot be written: {error.strerror}.\nNothing was published. Make room there, or choose another --out."

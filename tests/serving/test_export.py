@@ -49,6 +49,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
             command(bundle, out)
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_said_to_be_a_folder_that_cannot_be_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("surg.serving.export.load_bundle", locked)
+    with pytest.raises(PermissionError, match="nano"):
+        export_repository(bundle, tmp_path / "repo")
+
+
 def test_a_disk_that_fills_up_is_an_error_of_one_sentence(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
