@@ -28,6 +28,9 @@ class Container:
 
     def reload(self) -> None: ...
 
+    def logs(self, tail: int) -> bytes:
+        return b"exec: tritonserver: not found"
+
     def stop(self, timeout: int) -> None: ...
 
     def wait(self) -> dict[str, int]:
@@ -76,6 +79,21 @@ def test_a_container_that_does_not_start_is_removed(tmp_path: Path, monkeypatch:
     repo, _ = toy_repository(tmp_path)
     engine = Engine("port is already allocated")
     with pytest.raises(ServerError, match="port is already allocated"):
+        start(monkeypatch, engine, repo, tmp_path / "state")
+    assert not engine.left
+
+
+def test_a_container_that_ends_at_once_is_removed_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    engine, create = Engine(), Engine.create
+
+    def ended(*call: Any, **asked: Any) -> Container:
+        container = create(engine, *call, **asked)
+        container.ports = {}
+        return container
+
+    monkeypatch.setattr(engine, "create", ended)
+    with pytest.raises(ServerError, match="tritonserver: not found"):
         start(monkeypatch, engine, repo, tmp_path / "state")
     assert not engine.left
 

@@ -179,6 +179,10 @@ def start(
     except APIError as error:
         raise ServerError(f"Docker could not start {image}: {error.explanation or error}") from error
     container.reload()
+    if not container.ports.get("8002/tcp"):
+        end = what_matters(container.logs(tail=2000).decode(errors="replace"))
+        container.remove(force=True)
+        raise ServerError(f"{image} ended as soon as it was started. The end of its log:\n{end}")
     ports = {
         name: int(container.ports[f"{inside}/tcp"][0]["HostPort"])
         for name, inside in (("http", 8000), ("grpc", 8001), ("metrics", 8002))
