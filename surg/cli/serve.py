@@ -123,9 +123,9 @@ def logs(
 @app.command()
 def reload(name: Name = "default") -> None:
     """Make the running server take what was exported into its repository since it started."""
-    from surg.serving import registry, repository
+    from surg.serving import repository
 
-    server = registry.find(name)
+    server = _running(name)
     server.reload()
     typer.echo(f"{name} serves version(s) {', '.join(map(str, repository.served_versions(_repo(server))))}.")
 
@@ -137,12 +137,26 @@ def rollback(
     repo: Annotated[Path | None, typer.Option(help="Change this repository only; its server is not asked.")] = None,
 ) -> None:
     """Serve an older model version (or, with --to, a newer one again) without a restart."""
-    from surg.serving import registry, repository
+    from surg.serving import repository
 
-    before, now = repository.rollback(repo, to) if repo else registry.find(name).rollback(to)
+    before, now = repository.rollback(repo, to) if repo else _running(name).rollback(to)
     typer.echo(
         f"version(s) {', '.join(map(str, before))} -> {', '.join(map(str, now))}; bring it back: surg serve rollback --to {before[-1]}"
     )
+
+
+def _running(name: str) -> Any:
+    """Raises ServerError, before anything is changed, when the server does not run: another one may have its ports by now."""
+    from surg.errors import ServerError
+    from surg.serving import registry
+
+    server = registry.find(name)
+    if not server.alive:
+        raise ServerError(
+            f"The server named {name} does not run; nothing was changed.\n"
+            f"Start it: surg serve start {_repo(server)} --name {name}    or change its repository alone: surg serve rollback --repo {_repo(server)}"
+        )
+    return server
 
 
 def _facts(name: str) -> dict[str, Any]:

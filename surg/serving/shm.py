@@ -9,6 +9,7 @@ import logging
 import mmap
 import os
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,9 +140,12 @@ class SharedInputs:
 
         with self._lock:
             regions, self._abandoned = self._abandoned, []
+        until = time.monotonic() + 2  # all together: the request that waits for this has a deadline
         for region in regions:
             try:
-                self._client.unregister_system_shared_memory(region.name, client_timeout=2)
+                if (left := until - time.monotonic()) <= 0:
+                    raise InferenceServerException("later")
+                self._client.unregister_system_shared_memory(region.name, client_timeout=left)
             except InferenceServerException:
                 with self._lock:
                     self._abandoned.append(region)

@@ -237,6 +237,22 @@ def test_a_server_that_failed_to_start_is_forgotten_by_stop(
     assert registry.names() == []
 
 
+def test_a_server_that_does_not_run_is_neither_rolled_back_nor_reloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from surg.cli import serve
+
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    repo, _ = toy_repository(tmp_path)
+    toy_repository(tmp_path, scale=2)
+    state = {"engine": "embedded", "repo": str(repo), "status": "stopped", "http": 9, "grpc": 9, "metrics": 9, "admin_key": ""}
+    write_json(registry.servers_folder() / "default" / "state.json", state)
+    for change in (lambda: serve.rollback(to=1, repo=None), serve.reload):
+        with pytest.raises(ServerError, match="nothing was changed"):
+            change()
+    assert repository.served_versions(repo) == [1, 2]
+
+
 def test_how_long_a_start_may_take_goes_by_the_size_of_what_is_served(tmp_path: Path) -> None:
     repo, _ = toy_repository(tmp_path)
     assert repository.start_timeout_s(repo) == pytest.approx(120, abs=1)
