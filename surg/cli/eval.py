@@ -103,12 +103,14 @@ def sterility(
     from surg.config import load_config
     from surg.data.manifest import Manifest
     from surg.eval.runs import judge_sterility
-    from surg.eval.sterility import SterilityConfig
+    from surg.eval.sterility import SterilityConfig, takes_by_split
 
     config = load_config(SterilityConfig, {}, overrides=set_ or [])
+    manifest, long = Manifest.read(data), Manifest.read(takes) if takes else None
+    # Before a model is exported and served for nothing.
+    takes_by_split([manifest, *([long] if long else [])], config)
     with _open(backend, server, checkpoint, repository) as opened:
-        long = Manifest.read(takes) if takes else None
-        result = judge_sterility(opened, Manifest.read(data), out, config, takes=long, resume=resume)
+        result = judge_sterility(opened, manifest, out, config, takes=long, resume=resume)
         result.evidence |= opened.finish()
     _finish([result], out, json_, config.seed)
 
@@ -130,9 +132,9 @@ def world_model(
     from surg.eval.runs import judge_world
     from surg.eval.world_model import WorldConfig
 
-    config = load_config(WorldConfig, {}, overrides=set_ or [])
+    config, manifest = load_config(WorldConfig, {}, overrides=set_ or []), Manifest.read(data)
     with _open(backend, server, checkpoint, repository) as opened:
-        result = judge_world(opened, Manifest.read(data), out, config)
+        result = judge_world(opened, manifest, out, config)
         result.evidence |= opened.finish()
     _finish([result], out, json_, config.seed)
 
@@ -194,10 +196,9 @@ def parity(
     from surg.errors import CheckFailed
     from surg.eval.parity import compare as compare_backends
 
+    manifest = Manifest.read(data)
     names: list[Any] = [choice.value for choice in backend or [BackendChoice.torch, BackendChoice.onnx, BackendChoice.triton]]
-    result = compare_backends(
-        names, Manifest.read(data), checkpoint=checkpoint, repository=repository, server=server, clips=clips
-    )
+    result = compare_backends(names, manifest, checkpoint=checkpoint, repository=repository, server=server, clips=clips)
     _finish([result], out, json_, 0)
     worst = max(metric.value for name, metric in result.metrics.items() if name.endswith("max_abs"))
     if worst > tolerance:
@@ -223,12 +224,18 @@ def everything(
     json_: Json = False,
 ) -> None:
     """Everything at once through one server, one report: what `make eval` runs. Of surg-tiny when no model is named."""
+    from surg.data.manifest import Manifest
+    from surg.eval.regression import read_baseline
     from surg.eval.suite import PROTOCOLS, Data, run_suite
     from surg.model.saved import SHIPPED
 
     if checkpoint is None and server is None:
         checkpoint = Path(SHIPPED)
     data = Data(tissue, shifted, room, takes)
+    for manifest in filter(None, (tissue, shifted, room, takes)):
+        Manifest.read(manifest)
+    if baseline:
+        read_baseline(baseline)
     with _open(backend, server, checkpoint, None) as opened:
         results = run_suite(opened, out, PROTOCOLS[protocol.value], data, checkpoint=checkpoint)
         proof = opened.finish()

@@ -74,7 +74,7 @@ def write_baseline(
     if not chosen:
         raise DataError(f"None of the {len(named_metrics(results))} numbers has a name with {', '.join(only)} in it.")
     mine = protocol_of(results)
-    runs = [run for run in _read(path) if run["protocol"] != mine] if Path(path).is_file() else []
+    runs = [run for run in read_baseline(path) if run["protocol"] != mine] if Path(path).is_file() else []
     write_json(path, {"runs": [*runs, {"protocol": mine, "metrics": chosen}]})
     return chosen
 
@@ -85,7 +85,7 @@ def protocol_of(results: Sequence[Result]) -> dict[str, object]:
 
 
 def _entry(results: Sequence[Result], baseline: Path) -> dict[str, Mapping[str, object]]:
-    mine, runs = protocol_of(results), _read(baseline)
+    mine, runs = protocol_of(results), read_baseline(baseline)
     for run in runs:
         if run["protocol"] == mine:
             return dict(run["metrics"])
@@ -98,7 +98,8 @@ def _entry(results: Sequence[Result], baseline: Path) -> dict[str, Mapping[str, 
     )
 
 
-def _read(baseline: Path) -> list[dict[str, Any]]:
+def read_baseline(baseline: Path) -> list[dict[str, Any]]:
+    """Raises DataError when there is none, or the file is something else."""
     try:
         runs = json.loads(Path(baseline).read_text())["runs"]
         return [{"protocol": dict(run["protocol"]), "metrics": dict(run["metrics"])} for run in runs]

@@ -17,7 +17,7 @@ from surg.data.manifest import Manifest
 from surg.errors import DataError
 from surg.eval.backends import Backend
 from surg.eval.results import Metric
-from surg.eval.takes import Scored, WatchConfig, read_takes, score_takes
+from surg.eval.takes import Scored, TakeTruth, WatchConfig, read_takes, score_takes
 from surg.metrics.bootstrap import Statistic, interval, row_statistic
 from surg.metrics.calibration import expected_calibration_error
 from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Tolerance, event_curve, pool, recall_at
@@ -93,16 +93,28 @@ def score_sets(
     splits: Sequence[str] = ("val", "test"),
 ) -> dict[str, list[Scored]]:
     """Scores of every split's takes; rows without a split count as test."""
+    takes = takes_by_split(manifests, config)
+    return {
+        split: score_takes(backend, takes[split], folder / f"scores_{split}.parquet", config.watch, resume=resume)
+        for split in splits
+        if split in takes
+    }
+
+
+def takes_by_split(manifests: Sequence[Manifest], config: SterilityConfig) -> dict[str, list[TakeTruth]]:
+    """The takes to judge; rows without a split count as test. DataError when one stands twice, or none is of the test split."""
     takes = [take for manifest in manifests for take in read_takes(manifest, config.watch)]
     if len({take.key for take in takes}) < len(takes):
         raise DataError("Two manifests hold the same take; give each take once.")
-    found = {}
-    for split in splits:
-        chosen = [take for take in takes if take.split == split or (split == "test" and not take.split)]
-        if chosen:
-            found[split] = score_takes(backend, chosen, folder / f"scores_{split}.parquet", config.watch, resume=resume)
+    found: dict[str, list[TakeTruth]] = {}
+    for take in takes:
+        found.setdefault(take.split or "test", []).append(take)
     if "test" not in found:
-        raise DataError("No take belongs to the test split. Split by case first: surg data split MANIFEST")
+        counts = ", ".join(f"{split} {len(of_split)}" for split, of_split in found.items())
+        raise DataError(
+            f"No take belongs to the test split; the splits are {counts}.\n"
+            f"Split by case anew: surg data split {manifests[0].path} --replace    or give a manifest of test takes: --takes"
+        )
     return found
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from typer.testing import CliRunner
 
+from surg.cli.eval import app
 from surg.data.adapters.mmor_rule import OUR_SETS
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.timeline import Sample, Timeline, timeline_path, write_timeline
@@ -181,6 +183,25 @@ def test_a_manifest_without_breaches_is_refused(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.parquet", [Clip("v.mp4", 0, 1, "a", "test")])
     with pytest.raises(DataError, match="carries the label `breach`"):
         read_takes(manifest, WatchConfig())
+
+
+def test_a_manifest_without_test_takes_is_refused_before_a_model_is_exported(tmp_path: Path) -> None:
+    rows = [Clip(f"{split}.mp4", 0, 8, split, split, labels={"breach": 0}) for split in ("train", "val")]
+    path = write_manifest(tmp_path / "m.parquet", rows).path
+    # There is no such checkpoint: had it been opened first, that would be said.
+    answer = CliRunner().invoke(app, ["sterility", "--data", str(path), "--checkpoint", str(tmp_path / "none")])
+    assert isinstance(answer.exception, DataError)
+    assert "the splits are train 1, val 1" in str(answer.exception)
+    assert f"surg data split {path} --replace" in str(answer.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["sterility", "--data"], ["world-model", "--data"], ["parity", "--data"], ["all", "--room"], ["all", "--baseline"]],
+)
+def test_a_missing_file_is_refused_before_a_model_is_exported(tmp_path: Path, arguments: list[str]) -> None:
+    answer = CliRunner().invoke(app, [*arguments, str(tmp_path / "missing"), "--checkpoint", str(tmp_path / "none")])
+    assert isinstance(answer.exception, DataError) and "missing" in str(answer.exception)
 
 
 def test_a_row_may_name_many_breaches_one_or_none() -> None:
