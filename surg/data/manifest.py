@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from surg.errors import DataError
+from surg.errors import ConfigError, DataError
 from surg.runs import atomic_file
 
 SCHEMA_VERSION = 1
@@ -213,6 +213,7 @@ def write_manifest(path: Path | str, clips: Iterable[Clip], notes: Mapping[str, 
 def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch], notes: Mapping[str, str] | None = None) -> Manifest:
     """Write rows that are Arrow already, for changes to a column of a large manifest. Paths are taken as stored."""
     path = Path(path)
+    check_manifest_name(path)
     hasher = RowHasher()
     # The writer closes before the file does, on an error too: left open it would complain while it is collected.
     with atomic_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
@@ -222,6 +223,15 @@ def write_batches(path: Path | str, batches: Iterable[pa.RecordBatch], notes: Ma
         metadata = {"surg.schema": str(SCHEMA_VERSION), "surg.fingerprint": hasher.hexdigest()}
         writer.add_key_value_metadata({**metadata, "surg.notes": json.dumps(dict(notes or {}))})
     return Manifest.read(path)
+
+
+def check_manifest_name(path: Path) -> None:
+    """Raise ConfigError for a name that says another kind of file, such as m.csv."""
+    if path.suffix.lower() != ".parquet":
+        raise ConfigError(
+            f"{path} would be a manifest, a Parquet table: its name should end in .parquet.\n"
+            "For a CSV table of a manifest: surg data export"
+        )
 
 
 class RowHasher:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.manifest import Clip, Manifest, check_manifest_name, write_manifest
 from surg.data.overlap import refuse_overlap
 from surg.data.timeline import Timeline, check_apart, join_timelines, timeline_path
 from surg.errors import DataError
@@ -16,6 +16,7 @@ def merge(manifests: Sequence[Manifest], out: Path) -> Manifest:
 
     Raises DataError when a clip or a case's timeline stands in two parts, or a patient on two sides; then nothing is written.
     """
+    check_manifest_name(out)
     rows = {(clip.source, clip.case, clip.split) for clip in _all_clips(manifests)}
     refuse_overlap(rows)
     _refuse_twice(manifests)

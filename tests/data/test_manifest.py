@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surg.data.manifest import SCHEMA, Clip, Manifest, write_batches, write_manifest
-from surg.errors import DataError
+from surg.errors import ConfigError, DataError
 
 ONE = Clip(
     "/videos/a b.mp4", 0.5, 4.25, "case ü", "train", "surgvu", "CC BY-NC-SA 4.0", {"action": "cut", "n": 3, "score": 0.5},
@@ -128,6 +128,12 @@ def test_fingerprint_is_that_of_the_rows_however_they_are_batched_or_rewritten(t
 def test_a_clip_that_makes_no_sense_is_refused_and_nothing_is_left(clip: Clip, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"Row 1 .*{message}|{message}"):
         write_manifest(tmp_path / "m.parquet", [ONE, clip])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_is_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"should end in \.parquet"):
+        write_manifest(tmp_path / "m.csv", [ONE])
     assert list(tmp_path.iterdir()) == []
 
 
