@@ -11,9 +11,9 @@ def register(app: typer.Typer) -> None:
 
 
 def index(
-    root: Annotated[Path, typer.Argument(help="Folder the data set was unpacked to; for csv, the table.")],
+    root: Annotated[Path | None, typer.Argument(help="Folder the data set was unpacked to; for csv, the table.")] = None,
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
-    format: Annotated[str, typer.Option(help="Layout of ROOT; `list` shows all of them.")] = "folder",
+    format: Annotated[str, typer.Option(help="Layout of ROOT; `list` shows all of them, without a ROOT.")] = "folder",
     option: Annotated[list[str] | None, typer.Option("--set", help="An option of the format, as name=value.")] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="One unlabelled clip per video, for self-supervised training.")
@@ -32,12 +32,16 @@ def index(
             reader = adapter(name)
             typer.echo(f"{name:<16} {reader.about}  options: {', '.join(sorted(reader.options())) or 'none'}")
         return
+    if root is None:
+        raise ConfigError(
+            f"Where is the data? surg data index ROOT --format {format}    all formats: surg data index --format list"
+        )
     options = {}
     for pair in option or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(
-                f"--set {pair!r} is not of the form name=value. Options of {format}: surg data index --format list ."
+                f"--set {pair!r} is not of the form name=value. Options of {format}: surg data index --format list"
             )
         options[name] = value
     done = index_data_set(format, root, out, whole=whole, max_missing=max_missing, **options)

@@ -64,12 +64,13 @@ def test_real_videos_go_through_every_command(real_videos: list[Path], tmp_path:
 
 
 def test_index_lists_its_formats_and_refuses_unknown_ones(surg: Surg, tmp_path: Path) -> None:
-    listed = surg("data", "index", ".", "--format", "list").stdout
+    listed = surg("data", "index", "--format", "list").stdout
     assert {"folder", "csv", "surgvu", "cholec80"} <= {line.split()[0] for line in listed.splitlines()}
     wrong = surg("data", "index", tmp_path, "--format", "cholec8")
     assert wrong.returncode == 2
     assert "Did you mean `cholec80`?" in wrong.stderr
     assert surg("data", "index", tmp_path, "--set", "split").returncode == 2
+    assert "surg data index ROOT --format csv" in surg("data", "index", "--format", "csv").stderr
 
 
 def test_what_is_no_folder_of_videos_is_told_apart(surg: Surg, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from surg.data.adapters.files import duration_s, read_rows
 from surg.data.adapters.ledger import Ledger
 from surg.data.manifest import Clip, Label
-from surg.errors import DataError
+from surg.errors import ConfigError, DataError
 
 LICENCE = ""
 KNOWN = ("video", "start_s", "end_s", "case", "split", "source", "licence")
@@ -20,9 +20,13 @@ KNOWN = ("video", "start_s", "end_s", "case", "split", "source", "licence")
 
 def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ",") -> Iterator[Clip]:
     """case: the column that names the patient; without a column `case` each video is a case of its own.
+    delimiter: one sign, or `tab`.
 
     Raises DataError when another column was named and is not there; a row that leaves its patient open is missing.
     """
+    delimiter = "\t" if delimiter in ("tab", r"\t") else delimiter
+    if len(delimiter) != 1:
+        raise ConfigError(f"--set delimiter={delimiter!r} is not one sign; expected for example ; or tab.")
     table = root
     if root.is_dir():
         tables = sorted(root.glob("*.csv"))
@@ -32,7 +36,7 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
     for line, row in enumerate(read_rows(table, delimiter), start=2):
         if not row.get("video"):
             if line == 2 and "video" not in row:
-                raise DataError(f"{table} has no column `video`; it has {', '.join(row)}.")
+                raise DataError(f"{table} has no column `video`; it has {', '.join(row)}." + _other_delimiter(row))
             ledger.lack("row without a video", f"line {line}")
             continue
         if case not in row and case != "case":
@@ -72,6 +76,15 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
             },
             meta={name.removeprefix("meta."): text for name, text in row.items() if text and name.startswith("meta.")},
         )
+
+
+def _other_delimiter(row: dict[str, str]) -> str:
+    """A table that is all one column is cut by another sign: `;` where Excel writes decimals with a comma."""
+    name = next(iter(row), "")
+    sign = next((sign for sign in (";", "\t", "|", ",") if sign in name), None)
+    if len(row) > 1 or sign is None:
+        return ""
+    return f"\nIts columns seem to be cut by {sign!r}: --set delimiter='{'tab' if sign == chr(9) else sign}'"
 
 
 def _typed(text: str) -> Label:

@@ -272,3 +272,14 @@ def test_a_csv_without_patients_says_that_each_video_counts_as_one(tmp_path: Pat
     trees.text(tmp_path / "clips.csv", ["video,case", "one.mp4,p1"])
     list(adapter("csv").read(tmp_path / "clips.csv", ledger=silent))
     assert silent.remarks == []
+
+
+def test_a_table_cut_by_another_sign_is_told_how_to_say_so(tmp_path: Path) -> None:
+    for name, sign in ((";", ";"), ("tab", "\t")):
+        trees.text(tmp_path / "clips.csv", [sign.join(("case", "video")), sign.join(("p1", "one.mp4"))])
+        with pytest.raises(DataError, match=f"--set delimiter='{name}'"):
+            list(adapter("csv").read(tmp_path / "clips.csv"))
+        with pytest.raises(DataError, match="video file: line 2"):
+            list(adapter("csv").read(tmp_path / "clips.csv", delimiter=name))
+    with pytest.raises(ConfigError, match="not one sign"):
+        list(adapter("csv").read(tmp_path / "clips.csv", delimiter=";;"))
