@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from surg.errors import ConfigError, DataError
+from surg.errors import ConfigError, DataError, RunError
 from surg.runs import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def run(
     Rows stand in the table in the order of the items. Until the end they are kept in the folder `OUT.parts`.
     Raises DataError when every single item failed.
     """
+    _make_folder(Path(out).parent)
     parts = Parts(Path(out))
     if not resume:
         parts.forget()
@@ -115,6 +116,16 @@ def run(
         raise DataError(f"All {len(report.failed)} items failed. The first: {report.failed[0][1]}")
     parts.join(order)
     return report
+
+
+def _make_folder(folder: Path) -> None:
+    """Before any work; each item would stumble over it by itself."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise RunError(f"{folder} is a file; a folder is needed. Choose another --out.") from error
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror or error}. Choose another --out.") from error
 
 
 class Parts:

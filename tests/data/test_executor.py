@@ -16,7 +16,7 @@ import pytest
 from surg.data import executor
 from surg.data.executor import Parts, run
 from surg.data.manifest import Clip
-from surg.errors import ConfigError, DataError
+from surg.errors import ConfigError, DataError, RunError
 
 
 def square(number: int) -> dict[str, Any]:
@@ -87,6 +87,12 @@ def test_a_worker_that_dies_takes_only_its_item_along(tmp_path: Path) -> None:
 def test_when_everything_fails_the_command_fails(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"All 2 items failed\. The first: ValueError: 3"):
         run(fragile, [3, 8], tmp_path / "o.parquet", workers=1)
+
+
+def test_a_file_where_a_folder_is_needed_is_said_before_the_first_item(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunError, match="is a file; a folder is needed"):
+        run(fragile, [3, 8], tmp_path / "out" / "o.parquet", workers=1)
 
 
 def test_what_is_done_is_not_done_again_unless_asked(tmp_path: Path) -> None:
