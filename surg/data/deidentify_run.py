@@ -44,6 +44,11 @@ class Deidentified:
     folders: tuple[str, ...] = ()
     """Labels and meta of the new manifest whose values are still folders or names of originals."""
 
+    @property
+    def all_black(self) -> list[str]:
+        """Copies in which no picture is left."""
+        return [name for name, one in self.findings.items() if one.blanked and one.blanked_s >= one.duration_s - 1e-3]
+
     def summary(self) -> str:
         total = sum(finding.duration_s for finding in self.findings.values())
         blanked = sum(finding.blanked_s for finding in self.findings.values())
@@ -57,6 +62,12 @@ class Deidentified:
                 f"sound and other streams out of {sum(one.streams_removed > 0 for one in self.findings.values())}; {faces} faces covered"
             ),
         ]
+        if self.all_black:
+            lines.append(
+                f"BEWARE: {len(self.all_black)} of {len(self.findings)} copies are black from beginning to end: {', '.join(self.all_black[:5])}"
+                f"{', …' if len(self.all_black) > 5 else ''}.\n"
+                "Nothing in them looked like the inside of a body. Recordings of rooms: --out-of-body keep    too strict: a lower --threshold"
+            )
         if untold:
             lines.append(f"{untold} videos stand still or are short: whether text is burnt in could not be told. Look at them.")
         if self.folders:

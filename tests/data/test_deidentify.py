@@ -520,6 +520,8 @@ def test_the_command_says_what_it_did_and_what_is_left_to_do(
     done = surg("data", "deidentify", short, "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "1 videos, 2 s; 2 s outside the body made black" in done.stdout
+    assert "BEWARE: 1 of 1 copies are black" in done.stdout
+    assert "--out-of-body keep" in done.stdout
     assert "could not be told" in done.stdout
     assert "keep it apart" in done.stdout
     assert "look at the copies yourself" in done.stdout
