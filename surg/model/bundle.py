@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from surg.config import validate
-from surg.errors import CheckpointError
+from surg.errors import CheckpointError, ConfigError
 from surg.model.config import WorldConfig
 from surg.model.encoder import build_encoder
 from surg.model.heads import build_head
@@ -146,6 +146,12 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     module.load_state_dict(
         {key: tensor if mapped else tensor.clone() for key, tensor in state.items()}, strict=True, assign=True
     )
+
+
+def check_weights_name(path: Path) -> None:
+    """Raise ConfigError for a name under which the weights would not be found again: readers go by the ending."""
+    if Path(path).suffix != ".safetensors":
+        raise ConfigError(f"{path} would hold safetensors: its name should end in .safetensors.")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from surg.config import Config
 from surg.errors import CheckpointError
 from surg.model import names, zoo
-from surg.model.bundle import FORMAT, write_safetensors
+from surg.model.bundle import FORMAT, check_weights_name, write_safetensors
 from surg.model.checkpoint import ENCODER_KEYS, Part, read_part
 from surg.model.config import EncoderConfig, PredictorConfig
 from surg.model.files import WeightFile, open_weights
@@ -42,6 +42,7 @@ def convert(
 
     `model` is a name of the zoo: it fills in what tensors do not show, checks the sizes, and records the preprocessing.
     """
+    check_weights_name(target)
     file = open_weights(source)
     if file.layout == "bundle":
         raise CheckpointError(f"{source} is in our format already. Look inside with: surg weights inspect {source}")

@@ -74,6 +74,13 @@ def _refuse_impostors(path: Path) -> None:
         )
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights. Fetch the file itself: git lfs pull")
+    first = start.splitlines()[0].decode("ascii", "backslashreplace")
+    # The first letter of a table may be an opcode of pickle, `c` even the one that runs code. A pickle in text has no such line.
+    if first.replace("\t", " ").isprintable() and re.search(r"[,;:\t ]", first) and not first.startswith("("):
+        raise CheckpointError(
+            f"{path} is a text that begins with `{first[:60]}`, no PyTorch checkpoint and no safetensors file.\n"
+            "Give the file of weights itself, or a run folder."
+        )
 
 
 def _torch(path: Path) -> WeightFile:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from surg.errors import CheckpointError
-from surg.model.bundle import Bundle, hash_of, load_bundle, save_bundle
+from surg.model.bundle import Bundle, check_weights_name, hash_of, load_bundle, save_bundle
 from surg.model.saved import find_bundle
 
 LIMIT = 0.02
@@ -24,6 +24,7 @@ class Packed:
 
 def pack(source: Path | str, target: Path) -> Packed:
     """Write `source` with fp16 numbers. Raises CheckpointError, and leaves nothing, when the encoder then says something else."""
+    check_weights_name(target)
     bundle = load_bundle(find_bundle(source))
     if bundle.encoder is None:
         raise CheckpointError(f"{source} holds no encoder: there is nothing to ship.")

@@ -120,7 +120,9 @@ def test_a_config_of_another_size_is_refused(meta_file: Path, config: dict[str, 
         load_encoder(meta_file, config=config)
 
 
-@pytest.mark.parametrize("text", ["export PATH=/bin", "hi", "patient,video\n1,a.mp4\n", "# notes", "{}", "sss", "}u."])
+@pytest.mark.parametrize(
+    "text", ["export PATH=/bin", "hi", "patient,video\n1,a.mp4\n", "case,video\n1,a.mp4\n", "# notes", "{}", "sss", "}u."]
+)
 def test_a_text_that_was_given_for_weights_is_refused_with_a_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_text(text)
     with pytest.raises(CheckpointError, match=r"no PyTorch checkpoint"):

@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from surg.cli.weights import app
-from surg.errors import CheckpointError
+from surg.errors import CheckpointError, ConfigError
 from surg.model import pull as pulling
 from surg.model import zoo
 from surg.model.checkpoint import load_bundle
@@ -60,6 +60,13 @@ def test_convert_then_inspect(tmp_path: Path, meta_file: Path) -> None:
     assert found["trees"]["encoder"]["shapes"]["patch_embed.proj.weight"] == [48, 3, 2, 16, 16]
     assert found["trees"]["encoder"]["finite"]
     assert "blocks.1.attn.qkv.weight  144x48" in run("inspect", meta_file, "--keys")
+
+
+@pytest.mark.parametrize("command", ["convert", "pack"])
+def test_weights_are_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path, meta_file: Path, command: str) -> None:
+    answer = CliRunner().invoke(app, [command, str(meta_file), str(tmp_path / "o.txt")])
+    assert isinstance(answer.exception, ConfigError)
+    assert "should end in .safetensors" in str(answer.exception)
 
 
 def test_key_chooses_the_tree(tmp_path: Path, meta_file: Path) -> None:
