@@ -25,7 +25,8 @@ def infer(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write: .json, or .csv with one row per window.")
+        Path | None,
+        typer.Option("--out", "-o", help="File to write: .json, or .csv with one row per window; of a stream .jsonl or .csv."),
     ] = None,
     zone: Annotated[
         str | None, typer.Option(help="Sterile field as x,y corners in 0..1 of the frame: 0.3,0.4 0.7,0.4 0.7,0.9 0.3,0.9")
@@ -70,6 +71,8 @@ def infer(
     if follow is not None and is_address(follow):
         if on_server:
             raise ConfigError("--on-server sends a video whole; a stream is followed window by window. Leave it out.")
+        if out is not None:
+            inference.check_out(out, (".jsonl", ".json", ".csv"))
         with connect(server or _running(), timeout_s=timeout) as client:
             _say_what_is_missing(client)
             _live(client, follow, polygon, stride, threshold, surprise, follow_for, out, as_json)

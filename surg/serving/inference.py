@@ -5,7 +5,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,8 +205,12 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
     write_text(path, text.getvalue())
 
 
-def check_out(path: Path) -> None:
-    """Raise ConfigError when `path` cannot become a file: before hours of work, not after."""
+def check_out(path: Path, kinds: Sequence[str] = (".json", ".csv")) -> None:
+    """Raise ConfigError when `path` cannot become a file, or none of these kinds: before hours of work, not after."""
+    if path.suffix.lower() not in kinds:
+        raise ConfigError(
+            f"{path} names no kind of file that is written here; expected a name that ends in {' or '.join(kinds)}."
+        )
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConfigError(

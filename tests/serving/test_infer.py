@@ -95,8 +95,11 @@ def test_reports_hold_no_maps_and_embeddings(folder: Path, server: str) -> None:
 def test_a_name_that_cannot_be_written_is_refused_before_the_work(
     folder: Path, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "out.csv").mkdir()
     with pytest.raises(ConfigError, match="it is a folder"):
-        infer([folder / "a.mp4"], server=server, out=tmp_path)
+        infer([folder / "a.mp4"], server=server, out=tmp_path / "out.csv")
+    with pytest.raises(ConfigError, match=r"ends in \.json or \.csv"):
+        infer([folder / "a.mp4"], server=server, out=tmp_path / "out.txt")
     assert capsys.readouterr().out == ""
 
 
