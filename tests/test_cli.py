@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from surg.cli.main import app
 
 Surg = Callable[..., "subprocess.CompletedProcess[str]"]
 HEAVY = ("torch", "tritonclient", "transformers", "cv2", "gradio", "onnxruntime", "pyarrow")
@@ -116,3 +119,26 @@ def test_config_schema_carries_the_help_of_each_setting(surg: Surg) -> None:
     assert all(
         "description" in field for field in schema["properties"].values() if "$ref" not in field and "allOf" not in field
     )
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "data check m.parquet --workers 0",
+        "data deidentify . --out o --max-failed 2",
+        "data export m.parquet --out o --fps 0",
+        "data show m.parquet --seed -1",
+        "data split m.parquet --seed -1",
+        "embed m.parquet --out f.parquet --stride-s 0",
+        "eval parity --data m.parquet --tolerance -1",
+        "export surg-tiny --tolerance -1",
+        "infer a.mp4 --stride nan",
+        "serve start --http-port -1",
+        "weights pull vitl --timeout 0",
+        "bench serve --seconds 0",
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_the_name_of_their_option(typed: str) -> None:
+    answer = CliRunner().invoke(app, typed.split())
+    assert answer.exit_code == 2
+    assert "Invalid value for" in answer.output

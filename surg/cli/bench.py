@@ -19,9 +19,11 @@ def serve(
         Path | None, typer.Argument(help="Model repository made by surg export; the shipped model's when not given.")
     ] = None,
     clients: Annotated[str, typer.Option(help="Numbers of simultaneous clients, by commas.")] = "1,4",
-    seconds: Annotated[float, typer.Option(help="Length of one window; every kind gets `rounds` of them, in turns.")] = 1.5,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Length of one window; every kind gets `rounds` of them, in turns.")
+    ] = 1.5,
     rounds: Annotated[int, typer.Option(min=1, help="Windows per kind.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of onnxruntime, direct and served; 0 is one per core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of onnxruntime, direct and served; 0 is one per core.")] = 0,
     starts: Annotated[int, typer.Option(min=1, help="Times the embedded server is started and stopped.")] = 3,
     server: Annotated[str | None, typer.Option(help="A running server instead of an embedded one (its gRPC address).")] = None,
     out: Annotated[

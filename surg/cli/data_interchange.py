@@ -21,7 +21,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
     format: Format = "csv",
     label: Annotated[str, typer.Option(help="Name that the label gets; csv brings its own.")] = "label",
-    fps: Annotated[float, typer.Option(help="Rate of surgmotion's frames, which no file says.")] = 1.0,
+    fps: Annotated[float, typer.Option(min=0.001, help="Rate of surgmotion's frames, which no file says.")] = 1.0,
 ) -> None:
     """Turn a table of another tool into a manifest."""
     from surg.data import interchange
@@ -40,7 +40,7 @@ def export(
     out: Annotated[Path, typer.Option(help="File (csv) or folder (the others) to write.")],
     format: Format = "csv",
     label: Annotated[str | None, typer.Option(help="Label that becomes the class; vjepa and surgmotion need one.")] = None,
-    fps: Annotated[float, typer.Option(help="Rate of surgmotion's frames.")] = 1.0,
+    fps: Annotated[float, typer.Option(min=0.001, help="Rate of surgmotion's frames.")] = 1.0,
     split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
 ) -> None:
     """Write a manifest as another tool reads it; clips inside longer videos are cut out."""

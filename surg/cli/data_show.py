@@ -18,7 +18,7 @@ def show(
     height: Annotated[int, typer.Option(min=16, help="Height of a frame in pixels.")] = 108,
     split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
     label: Annotated[str | None, typer.Option(help="Show this label, and every class of it in turn.")] = None,
-    seed: Annotated[int, typer.Option(help="Which clips are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which clips are drawn.")] = 0,
 ) -> None:
     """Draw a contact sheet: a row of frames per clip, with case, labels and zone."""
     from surg.data.contact_sheet import contact_sheet, pick, write_image

@@ -15,7 +15,7 @@ def split(
     out: Annotated[Path | None, typer.Option(help="Where to write it; without, MANIFEST is replaced.")] = None,
     shares: Annotated[str, typer.Option(help="Names and shares of the sides.")] = "train=0.7,val=0.15,test=0.15",
     stratify: Annotated[str | None, typer.Option(help="Label whose classes every side gets its share of.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same split.")] = 0,
     unit: Annotated[
         Literal["case", "clip"], typer.Option(help="What is kept together. `clip` leaks and needs --force.")
     ] = "case",

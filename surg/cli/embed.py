@@ -39,7 +39,9 @@ def embed(
     ] = LevelChoice.pooled,
     pool: Annotated[int, typer.Option(min=1, help="Average tokens over squares of so many patches a side.")] = 1,
     segments: Annotated[int, typer.Option(min=1, help="Windows per clip, spread evenly.")] = 1,
-    stride_s: Annotated[float | None, typer.Option(help="A window every so many seconds instead, for long videos.")] = None,
+    stride_s: Annotated[
+        float | None, typer.Option(min=0.001, help="A window every so many seconds instead, for long videos.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")

@@ -188,7 +188,7 @@ def parity(
         list[BackendChoice] | None, typer.Option(help="Backends, the first is the truth; torch, onnx and triton when left out.")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips of the manifest.")] = 16,
-    tolerance: Annotated[float, typer.Option(help="A larger difference fails.")] = 1e-3,
+    tolerance: Annotated[float, typer.Option(min=0, help="A larger difference fails.")] = 1e-3,
     json_: Json = False,
 ) -> None:
     """torch, ONNX and the server on the same clips: cosine, largest difference, flipped decisions, milliseconds."""
@@ -300,7 +300,7 @@ def check(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations.")],
     baseline: Annotated[Path | None, typer.Option(help="Stored numbers to hold them against.")] = None,
     write: Annotated[Path | None, typer.Option(help="Store these runs' numbers as the baseline instead.")] = None,
-    tolerance: Annotated[float, typer.Option(help="How much worse a number may be, for --write.")] = 0.03,
+    tolerance: Annotated[float, typer.Option(min=0, help="How much worse a number may be, for --write.")] = 0.03,
     only: Annotated[
         list[str] | None, typer.Option(help="Store metrics whose name holds this word; the leading ones when left out.")
     ] = None,

@@ -36,7 +36,7 @@ def export(
     ] = Format.triton,
     precision: Annotated[Numbers, typer.Option(help="Precision of the graphs.")] = Numbers.fp32,
     tolerance: Annotated[
-        float | None, typer.Option(help="Largest difference from PyTorch allowed, relative (default by precision).")
+        float | None, typer.Option(min=0, help="Largest difference from PyTorch allowed, relative (default by precision).")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips that the parity gate compares.")] = 18,
     through_server: Annotated[bool, typer.Option(help="Also compare with an embedded Triton where one can run.")] = True,

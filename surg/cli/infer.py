@@ -31,7 +31,7 @@ def infer(
     zone: Annotated[
         str | None, typer.Option(help="Sterile field as x,y corners in 0..1 of the frame: 0.3,0.4 0.7,0.4 0.7,0.9 0.3,0.9")
     ] = None,
-    stride: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 1.0,
+    stride: Annotated[float, typer.Option(min=0.001, help="Seconds from one window to the next.")] = 1.0,
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Breach probability that starts an event; the model's own when not given."),
@@ -47,7 +47,7 @@ def infer(
         typer.Option(help="A camera (rtsp://…, http://…, tcp://…): watch it live. A folder: look at every video that arrives."),
     ] = None,
     follow_for: Annotated[
-        float | None, typer.Option(help="End --follow after so many seconds; for ever when not given.")
+        float | None, typer.Option(min=0, help="End --follow after so many seconds; for ever when not given.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the server may take for one window.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,

@@ -26,10 +26,10 @@ def start(
         Engine, typer.Option(help="embedded: the Triton in our own environment. docker: NVIDIA's image.")
     ] = Engine.embedded,
     name: Name = "default",
-    http_port: Annotated[int, typer.Option(help="0: 8000 when it is free, else any.")] = 0,
-    grpc_port: Annotated[int, typer.Option(help="0: 8001 when it is free, else any.")] = 0,
-    metrics_port: Annotated[int, typer.Option(help="0: 8002 when it is free, else any.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads per model; 0 is one per core (embedded only).")] = 0,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: 8000 when it is free, else any.")] = 0,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: 8001 when it is free, else any.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: 8002 when it is free, else any.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads per model; 0 is one per core (embedded only).")] = 0,
     image: Annotated[str, typer.Option(help="Image for --engine docker; the pinned one when not given.")] = "",
     timeout: Annotated[
         float | None,

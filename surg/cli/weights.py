@@ -65,7 +65,7 @@ def pull(
     save_path: Annotated[
         Path | None, typer.Option("--save-path", help="File (meta) or folder (hf); by default weights/NAME.")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds without an answer before giving up.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds without an answer before giving up.")] = 30.0,
     as_json: Json = False,
 ) -> None:
     """Fetch released weights. A download cut short goes on where it stopped; the hash is recorded."""

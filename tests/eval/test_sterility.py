@@ -201,7 +201,8 @@ def test_a_manifest_without_test_takes_is_refused_before_a_model_is_exported(tmp
 )
 def test_a_missing_file_is_refused_before_a_model_is_exported(tmp_path: Path, arguments: list[str]) -> None:
     answer = CliRunner().invoke(app, [*arguments, str(tmp_path / "missing"), "--checkpoint", str(tmp_path / "none")])
-    assert isinstance(answer.exception, DataError) and "missing" in str(answer.exception)
+    assert isinstance(answer.exception, DataError)
+    assert "missing" in str(answer.exception)
 
 
 def test_a_row_may_name_many_breaches_one_or_none() -> None:
