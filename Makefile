@@ -71,7 +71,7 @@ PROTOCOL ?= small
 BASELINE ?= $(if $(filter surg-tiny,$(MODEL)),$(wildcard surg/eval/baselines/surg-tiny.json))
 .PHONY: eval
 eval: $(ENV) $(TRITON_ENV) ## Evaluate MODEL through the embedded server (or SERVER=host:8001); fails when a number is worse than BASELINE's
-	$(BIN)/surg eval all --checkpoint $(MODEL) --protocol $(PROTOCOL) $(if $(SERVER),--server $(SERVER)) $(if $(BASELINE),--baseline $(BASELINE)) --out runs/eval
+	$(BIN)/surg eval all --checkpoint $(MODEL) --protocol $(PROTOCOL) $(if $(SERVER),--server $(SERVER)) $(if $(BASELINE),--baseline $(BASELINE)) --out runs/eval --overwrite
 
 .PHONY: demo
 demo: $(ENV) $(TRITON_ENV) ## Open the page that shows what the model sees

@@ -40,6 +40,7 @@ Repository = Annotated[Path | None, typer.Option(help="Repository made by surg e
 BackendOption = Annotated[BackendChoice, typer.Option(help="What runs the model.")]
 Out = Annotated[Path, typer.Option(help="Folder for result.json, report.md, report.html and plots/.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, for example --set probe.epochs=10.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation that --out holds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")]
 Data = Annotated[Path, typer.Option("--data", "--test-data", help="Manifest.")]
 Resume = Annotated[bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")]
@@ -58,9 +59,11 @@ def probe_action(
     label: Annotated[str, typer.Option(help="Label to be told.")] = "action",
     backend: BackendOption = BackendChoice.triton,
     set_: Settings = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Frozen features, three readers, every baseline beside them: the yardstick for all arms."""
+    _vacant(out, overwrite)
     _probe("probe-action", data, out, checkpoint, server, repository, also, {"label": label}, backend, set_, json_)
 
 
@@ -76,9 +79,11 @@ def classify(
     views: Annotated[int, typer.Option(min=1, help="Square crops per window.")] = 3,
     backend: BackendOption = BackendChoice.triton,
     set_: Settings = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """UCF101, HMDB51, K400, SSv2 and the like: segments x views, attentive probe, top-1 and top-5."""
+    _vacant(out, overwrite)
     features = {"level": "tokens", "segments": segments, "views": views}
     defaults: dict[str, Any] = {"label": label, "features": features, "baselines": ["majority"]}
     _probe("classify", data, out, checkpoint, server, repository, None, defaults, backend, set_, json_)
@@ -97,9 +102,11 @@ def sterility(
     backend: BackendOption = BackendChoice.triton,
     set_: Settings = None,
     resume: Resume = True,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Breaches over whole takes and over clips: found, how late, at how many false alarms."""
+    _vacant(out, overwrite)
     from surg.config import load_config
     from surg.data.manifest import Manifest
     from surg.eval.runs import judge_sterility
@@ -124,9 +131,11 @@ def world_model(
     repository: Repository = None,
     backend: BackendOption = BackendChoice.triton,
     set_: Settings = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Future latents against copying the last and against the mean; drift, arrow of time, rank."""
+    _vacant(out, overwrite)
     from surg.config import load_config
     from surg.data.manifest import Manifest
     from surg.eval.runs import judge_world
@@ -148,9 +157,11 @@ def retrieval(
         Path | None, typer.Option(help="Table of the same clips by another model: how far do the rankings agree?")
     ] = None,
     set_: Settings = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Do neighbours of other cases show the same? top-1, mAP, nDCG, cycle, overlap."""
+    _vacant(out, overwrite)
     from surg.config import load_config
     from surg.data.feature_table import read_features
     from surg.eval.retrieval import RetrievalConfig, evaluate
@@ -168,9 +179,11 @@ def phases(
     ],
     out: Out = Path("runs/phases"),
     set_: Settings = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Phases of whole operations, per video: strict and relaxed, each F1 by name, edit score, F1@{10,25,50}."""
+    _vacant(out, overwrite)
     from surg.config import load_config
     from surg.eval.phases import PhasesConfig, evaluate
 
@@ -189,9 +202,11 @@ def parity(
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips of the manifest.")] = 16,
     tolerance: Annotated[float, typer.Option(min=0, help="A larger difference fails.")] = 1e-3,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """torch, ONNX and the server on the same clips: cosine, largest difference, flipped decisions, milliseconds."""
+    _vacant(out, overwrite)
     from surg.data.manifest import Manifest
     from surg.errors import CheckFailed
     from surg.eval.parity import compare as compare_backends
@@ -221,9 +236,11 @@ def everything(
         ProtocolChoice, typer.Option(help="small: minutes on two cores; full: hours, the numbers to quote.")
     ] = ProtocolChoice.small,
     backend: BackendOption = BackendChoice.triton,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Everything at once through one server, one report: what `make eval` runs. Of surg-tiny when no model is named."""
+    _vacant(out, overwrite)
     from surg.data.manifest import Manifest
     from surg.eval.regression import read_baseline
     from surg.eval.suite import PROTOCOLS, Data, run_suite
@@ -273,9 +290,11 @@ def _write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations of one kind; the first is the reference.")],
     out: Out = Path("runs/compare"),
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """The table of arms, with paired differences where the runs predicted the same clips."""
+    _vacant(out, overwrite)
     from surg.eval.compare import compare as compare_runs
 
     _finish([compare_runs(runs, out)], out, json_, 0)
@@ -287,9 +306,11 @@ def probe_plot(
     out: Out = Path("runs/probe-plot"),
     label: Annotated[str, typer.Option(help="Label that colours the features.")] = "action",
     method: Annotated[ProjectionChoice, typer.Option(help="How features come into a plane.")] = ProjectionChoice.auto,
+    overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
     """Pictures of runs side by side: drift per block, trajectory over training, arms compared, features in a plane."""
+    _vacant(out, overwrite)
     from surg.eval.probe_plot import draw
 
     _finish([draw(paths, out, label, method.value)], out, json_, 0)
@@ -360,6 +381,16 @@ def _named(entries: list[str] | None, fallback: str) -> list[tuple[str, str]]:
         name, equals, path = entry.partition("=")
         pairs.append((name, path) if equals else (fallback if number == 0 else f"{fallback}{number + 1}", entry))
     return pairs
+
+
+def _vacant(out: Path, overwrite: bool) -> None:
+    """Before any work: an evaluation that is whole is not replaced unless asked; one that was cut off goes on."""
+    from surg.errors import RunError
+
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; an evaluation needs a folder. Choose another --out.")
+    if not overwrite and any((out / name).is_file() for name in ("result.json", "report.html")):
+        raise RunError(f"{out} holds an evaluation already.\nReplace it: --overwrite    or choose another --out.")
 
 
 def _open(backend: BackendChoice, server: str | None, checkpoint: Path | None, repository: Path | None) -> Any:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from surg.cli.eval import app
 from surg.data.feature_table import clip_columns
 from surg.data.manifest import Clip
-from surg.errors import DataError
+from surg.errors import DataError, RunError
 from surg.eval.phases import PhasesConfig, evaluate, read_moments
 
 
@@ -127,3 +127,17 @@ def test_the_video_of_a_row_is_the_same_in_every_clip_of_it_and_tells_no_name() 
     )
     assert one == later != part
     assert "Mueller" not in one
+
+
+def test_an_evaluation_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "p.csv", {"one": ("aaaaabbbbb", "aaaabbbbba"), "two": ("aabb", "aabb")})
+    typed = ["phases", str(table), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, typed).exit_code == 0
+    before = (tmp_path / "out/result.json").stat()
+    again = CliRunner().invoke(app, typed)
+    assert isinstance(again.exception, RunError)
+    assert "--overwrite" in str(again.exception)
+    assert (tmp_path / "out/result.json").stat() == before
+    assert CliRunner().invoke(app, [*typed, "--overwrite"]).exit_code == 0
+    taken = CliRunner().invoke(app, ["phases", str(table), "--out", str(table)])
+    assert isinstance(taken.exception, RunError)

@@ -189,7 +189,7 @@ def test_a_manifest_without_test_takes_is_refused_before_a_model_is_exported(tmp
     rows = [Clip(f"{split}.mp4", 0, 8, split, split, labels={"breach": 0}) for split in ("train", "val")]
     path = write_manifest(tmp_path / "m.parquet", rows).path
     # There is no such checkpoint: had it been opened first, that would be said.
-    answer = CliRunner().invoke(app, ["sterility", "--data", str(path), "--checkpoint", str(tmp_path / "none")])
+    answer = CliRunner().invoke(app, ["sterility", "--data", str(path), "--checkpoint", "none", "--out", str(tmp_path / "out")])
     assert isinstance(answer.exception, DataError)
     assert "the splits are train 1, val 1" in str(answer.exception)
     assert f"surg data split {path} --replace" in str(answer.exception)
@@ -200,7 +200,8 @@ def test_a_manifest_without_test_takes_is_refused_before_a_model_is_exported(tmp
     [["sterility", "--data"], ["world-model", "--data"], ["parity", "--data"], ["all", "--room"], ["all", "--baseline"]],
 )
 def test_a_missing_file_is_refused_before_a_model_is_exported(tmp_path: Path, arguments: list[str]) -> None:
-    answer = CliRunner().invoke(app, [*arguments, str(tmp_path / "missing"), "--checkpoint", str(tmp_path / "none")])
+    options = ["--checkpoint", "none", "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, [*arguments, str(tmp_path / "missing"), *options])
     assert isinstance(answer.exception, DataError)
     assert "missing" in str(answer.exception)
 
