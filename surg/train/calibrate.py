@@ -115,7 +115,15 @@ def choose(looked: list[Looked], place: int, scale: float, bias: float, config: 
             # Val may be so short that its highest score alone is too many an hour: then above it, as a lower one would alarm more often.
             every = np.concatenate([take.scores for take in takes])
             judged = any(np.isfinite(found.recall) and np.isfinite(found.false_per_hour) for found in curve)
-            return float(np.nextafter(every.max(), np.inf)) if judged else float(np.quantile(every, 0.995))
+            if not judged:
+                return float(np.quantile(every, 0.995))
+            hours = sum(take.hours for take in takes)
+            logger.warning(
+                "no threshold on val gives at most %g false alarms an hour (one in its %.2f h is %.1f an hour): the alarm's stands above all "
+                "of its scores, and the model may never alarm. Give longer val takes, or allow more: --set calibrate.false_per_hour=N",
+                config.false_per_hour, hours, 1 / hours,
+            )  # fmt: skip
+            return float(np.nextafter(every.max(), np.inf))
     scores, truth = np.concatenate([take.scores for take in takes]), np.concatenate([clip.truth[:, place] for clip in looked])
     known = np.isfinite(truth)
     return f1_threshold(scores[known], truth[known])

@@ -37,7 +37,7 @@ def test_the_f1_threshold_of_an_example_by_hand() -> None:
     assert f1_threshold([0.5, 0.5, 0.2], [0, 1, 0]) == pytest.approx(0.35)
 
 
-def test_false_alarms_choose_another_threshold_than_f1() -> None:
+def test_false_alarms_choose_another_threshold_than_f1(caplog: pytest.LogCaptureFixture) -> None:
     times = 60 * np.arange(100.0)  # 100 minutes
     scores = np.full(100, -4.0)
     scores[40:43], scores[10], scores[80] = 1.0, 2.0, 1.5  # the breach scores below two false alarms
@@ -51,8 +51,10 @@ def test_false_alarms_choose_another_threshold_than_f1() -> None:
     assert many == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-6)
     assert best < many
     # One false alarm in 100 minutes is 0.6 an hour: fewer than any threshold gives never lower it.
+    assert not caplog.records
     none = choose(looked, 0, 1.0, 0.0, CalibrateConfig(threshold="false_alarms", false_per_hour=0.1))
     assert none >= few
+    assert "the model may never alarm" in caplog.text
 
 
 def test_folding_moves_every_horizons_logit_and_not_the_map() -> None:
