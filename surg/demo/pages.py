@@ -43,8 +43,8 @@ def uploaded(payload: Any) -> Path:
 
 def refuse_lists(video: Path) -> None:
     """Raises DataError for what names pictures that lie elsewhere: a visitor's list would show files of this machine."""
-    if video.suffix.lower() == ".txt" or "%" in video.name or video.is_dir():
-        raise DataError("That is a list of pictures or a pattern, and no video. Upload the video itself.")
+    if video.suffix.lower() == ".txt" or video.is_dir():
+        raise DataError("That is a list of pictures, and no video. Upload the video itself.")
 
 
 class Page:

@@ -35,6 +35,7 @@ class Bundles:
         self.fingerprint, self.sources = fingerprint, sources
         # Heads that came with the weights and that nobody trains here travel on, as long as the encoder stays the same.
         self.travelling = dict(start.heads) if config.trainable.encoder == "none" else {}
+        self.travelling_world = start.world if config.trainable.encoder == "none" else None
 
     def _travel_on(self, trainee: Trainee) -> dict[str, nn.Module]:
         named = ("action", "motion_aux")
@@ -44,7 +45,10 @@ class Bundles:
             for name in (name for name in named if others.pop(name, None) is not None):
                 del self.travelling[name]
                 logger.warning("the %s head of --init is left out of this run's bundles: its classes are others", name)
-        return {f"head.{name}": head for name, head in others.items()}
+        parts = {f"head.{name}": head for name, head in others.items()}
+        if self.travelling_world is not None and "world" not in trainee.heads:
+            parts["world"] = self.travelling_world
+        return parts
 
     def save(self, name: str, trainee: Trainee, teacher: Teacher | None, step: int, scores: dict[str, float]) -> Path:
         encoder = teacher.encoder if teacher is not None and self.config.teacher.export else trainee.encoder
@@ -61,6 +65,8 @@ class Bundles:
         # A head that learnt on needs a new threshold; one that travels along keeps its own.
         if "head.sterility" in parts and "sterility" not in trainee.heads:
             brought += ("thresholds", "calibration")
+        if "world" in parts and "world" not in trainee.heads:
+            brought += ("actions", "states")
         meta: dict[str, Any] = {key: self.start.meta[key] for key in brought if key in self.start.meta}
         meta |= {
             "recipe": self.config.recipe,

@@ -10,6 +10,7 @@ import torch
 
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
+from surg.errors import CheckpointError
 from surg.model import layers
 from surg.model.checkpoint import load_bundle
 from surg.model.world import WorldPredictor
@@ -80,6 +81,19 @@ def test_a_head_with_other_classes_does_not_travel_under_this_runs_names(
         more = (f"init={tmp_path / 'first'}", f"data.sources.main.manifest={other}", f"data.sources.main.label={label}")
         train(settings("pretrain-head", "steps=1", *more, model={}), tmp_path / label)
         assert set(load_bundle(tmp_path / label / "checkpoints" / "last.safetensors").heads) == heads
+
+
+def test_a_world_model_travels_with_a_frozen_encoder(settings: Settings, tmp_path: Path) -> None:
+    train(settings("stage2", "steps=1"), tmp_path / "first")
+    train(settings("pretrain-head", "steps=1", f"init={tmp_path / 'first'}", model={}), tmp_path / "second")
+    one, two = (load_bundle(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("first", "second"))
+    assert {key: two.meta[key] for key in ("actions", "states")} == {key: one.meta[key] for key in ("actions", "states")}
+    before, after = (bundle.part("world").state_dict() for bundle in (one, two))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    moved = settings("pretrain", "steps=1", f"init={tmp_path / 'first'}", model={})
+    train(moved, tmp_path / "third")
+    with pytest.raises(CheckpointError):
+        load_bundle(tmp_path / "third" / "checkpoints" / "last.safetensors").part("world")
 
 
 def test_a_mirrored_clip_is_not_asked_for_the_directions_it_had(settings: Settings, tmp_path: Path) -> None:
