@@ -139,8 +139,10 @@ class Proof:
     def __init__(self, url: str, models: list[str]) -> None:
         self._url, self._models = url, models
         metadata = self._ask("", "get_server_metadata")
-        self.version = f"{metadata.get('name', '?')} {metadata.get('version', '?')}"
-        if metadata.get("name") != "triton" or not metadata.get("version"):
+        # `triton`, or what an --id made of it: our own servers' ends in a number of theirs.
+        name = str(metadata.get("name") or "?").partition("-")[0]
+        self.version = f"{name} {metadata.get('version', '?')}"
+        if name != "triton" or not metadata.get("version"):
             raise CheckFailed(f"{url} says it is {self.version!r}; expected Triton with its version. No fall-back is used.")
         self.before = self.counts()
         self.sent: dict[str, int] = {}

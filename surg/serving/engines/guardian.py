@@ -52,7 +52,7 @@ class Guardian:
             "error": None,
             "rc": None,
         }
-        self.name = f"surg-{os.getpid()}"
+        self.name = f"triton-{os.getpid()}"
         self.stopping = False
         self.restarted_at: list[float] = []
         self.prefix = f"{shm_namespace()}{os.getpid()}_"
