@@ -99,6 +99,12 @@ def export_vjepa(manifest: Manifest, out: Path, label: str) -> dict[str, int]:
     return {split: len(of_split) for split, of_split in rows.items()}
 
 
+def _case_of(path: Path, beside: Path) -> str:
+    """The video's path without suffix, from the table's folder, or its last two parts: a case must not change when the set is moved."""
+    bare = path.with_suffix("")
+    return (bare.relative_to(beside) if bare.is_relative_to(beside) else Path(*bare.parts[-2:])).as_posix()
+
+
 def import_vjepa(source: Path, out: Path, label: str = "label") -> Manifest:
     """One file of `path label` lines, or a folder of them named after their splits. Every video is a case of its own."""
     files = sorted(source.glob("*.csv")) if source.is_dir() else [source]
@@ -122,7 +128,7 @@ def import_vjepa(source: Path, out: Path, label: str = "label") -> Manifest:
                         str(path),
                         0,
                         0,
-                        path.with_suffix("").as_posix(),
+                        _case_of(path, file.parent.absolute()),
                         file.stem if source.is_dir() else "",
                         labels={label: value},
                     )
