@@ -207,14 +207,14 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
 
 def check_out(path: Path, kinds: Sequence[str] = (".json", ".csv")) -> None:
     """Raise ConfigError when `path` cannot become a file, or none of these kinds: before hours of work, not after."""
-    if path.suffix.lower() not in kinds:
-        raise ConfigError(
-            f"{path} names no kind of file that is written here; expected a name that ends in {' or '.join(kinds)}."
-        )
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConfigError(
             f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'{parent} takes no files'}.\nGive --out a file, for example events.json."
+        )
+    if path.suffix.lower() not in kinds:
+        raise ConfigError(
+            f"{path} names no kind of file that is written here; expected a name that ends in {' or '.join(kinds)}."
         )
 
 
