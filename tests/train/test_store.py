@@ -117,6 +117,7 @@ def test_damage_to_what_was_decoded_costs_time_and_no_pictures(
 ) -> None:
     whole = open_store(clips(tissue), SPEC, tmp_path / "whole", "main")
     partial, journal = (next(cut_off.glob(f"*{suffix}")) for suffix in (".partial", ".done"))
+    known = journal.read_text().count("\n")  # two or three: another worker may have been about to write one
     if damage == "cut line":
         journal.write_text(journal.read_text()[:-9])
     elif damage == "short file":
@@ -128,4 +129,4 @@ def test_damage_to_what_was_decoded_costs_time_and_no_pictures(
         partial.with_suffix(".frames").write_bytes(whole.path.read_bytes())
     asked = counted(monkeypatch)
     assert same(open_store(clips(tissue), SPEC, cut_off, "main"), whole)
-    assert len(asked) == {"cut line": 2, "short file": 4, "no index": 0}[damage]
+    assert len(asked) == {"cut line": 4 - (known - 1), "short file": 4, "no index": 0}[damage]
