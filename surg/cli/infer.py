@@ -98,19 +98,17 @@ def infer(
                     surprise,
                     on_server,
                 )
-                unreadable = isinstance(report.stopped, DataError)
-                if report.stopped is not None and not report.windows and (not unreadable or len(found) == 1):
-                    raise report.stopped
-                # A followed video that grew is looked at again.
-                reports = [earlier for earlier in reports if earlier.video != video] + [report]
-                unread = [earlier for earlier in unread if earlier != video]
-                if not as_json and report.windows:
-                    _print(report)
-                if out is not None:
-                    inference.write(out, client, reports)  # after each: what is done stays done
-                if unreadable:
-                    if len(found) == 1 and report.stopped is not None:
-                        raise report.stopped
+                # Of several videos one that cannot be read is passed over.
+                passed_over = isinstance(report.stopped, DataError) and len(found) != 1
+                if report.windows or report.stopped is None or passed_over:
+                    # A followed video that grew is looked at again.
+                    reports = [earlier for earlier in reports if earlier.video != video] + [report]
+                    unread = [earlier for earlier in unread if earlier != video]
+                    if not as_json and (report.windows or not passed_over):
+                        _print(report)
+                    if out is not None:
+                        inference.write(out, client, reports)  # after each: what is done stays done
+                if passed_over:
                     unread.append(video)
                     typer.echo(f"skipped: {report.stopped}", err=True)
                 elif report.stopped is not None:

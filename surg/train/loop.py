@@ -7,41 +7,38 @@
 What step s does depends on (seed, s) and the weights alone: no other state, so that resuming is exact.
 """
 
-import json
 import logging
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import nn
 
-from surg.config import flatten, load_config, to_yaml
 from surg.config import validate as validate_config
 from surg.data.preprocess import PreprocessSpec
-from surg.errors import ConfigError, DataError, RunError
-from surg.runs import RunFolder, write_text
+from surg.errors import ConfigError
+from surg.runs import RunFolder
 from surg.train import build, drift, frozen, masks, optim, parallel, schedules, states, unfreeze
-from surg.train.batches import Ahead, Batch, Reading, read_batch, takes_part
+from surg.train.batches import Ahead, Batch, Reading, read_batch
 from surg.train.calibrate import calibrate_bundle
-from surg.train.config import SourceConfig, TrainConfig
-from surg.train.device import SMALLER, is_out_of_memory, make_accelerator, out_of_memory_explained
+from surg.train.config import TrainConfig
+from surg.train.device import is_out_of_memory, make_accelerator, out_of_memory_explained
 from surg.train.epochs import EpochBook
 from surg.train.finetuned import NAME, write_finetuned
-from surg.train.losses import weighted_sum
+from surg.train.gradients import estimate_fisher, gradients, split_further
+from surg.train.inputs import action_classes, check_losses, open_sources
 from surg.train.progress import Reporter, duration
 from surg.train.signals import Interrupts
-from surg.train.sources import Draw, NothingThereError, Sampler, Source, open_source
+from surg.train.sources import Draw, Sampler, Source
 from surg.train.teacher import Teacher
-from surg.train.trainee import Targets, Trainee
+from surg.train.trainee import Trainee
 from surg.train.trouble import Watchdog
 from surg.train.validate import validate
-from surg.train.watch import STARTED, Watch
+from surg.train.watch import Watch, first_look
 from surg.train.whole import whole
 
 logger = logging.getLogger(__name__)
@@ -77,6 +74,15 @@ def train(
     torch.manual_seed(config.seed)
 
     # --- what is started from, before hours of decoding
+    spec = validate_config(
+        PreprocessSpec,
+        {
+            "size": config.data.size,
+            "num_frames": config.data.num_frames,
+            "fps": config.data.fps,
+            "zone_crop": config.data.zone_crop,
+        },
+    )
     kept = out / "checkpoints" / "last.safetensors"
     start = build.load_start(config, kept if resume and (out / "checkpoints" / "resume.pt").is_file() else None)
     build.check_shape(config, start)
@@ -94,15 +100,6 @@ def train(
     steps = config.steps or max(1, round(config.epochs * per_epoch))
 
     # --- model, teacher, optimiser
-    spec = validate_config(
-        PreprocessSpec,
-        {
-            "size": config.data.size,
-            "num_frames": config.data.num_frames,
-            "fps": config.data.fps,
-            "zone_crop": config.data.zone_crop,
-        },
-    )
     trainee = build.build_trainee(config, start, classes, spec, sources)
     if config.trainable.encoder == "lora":
         build.add_lora(trainee.encoder, config.trainable.lora_rank, config.trainable.lora_alpha)
@@ -180,7 +177,7 @@ def train(
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
     if resume and main:
         # Only now: settings that the saved state does not fit must not become the run's.
-        note_changes(run, config, fingerprint)
+        states.note_changes(run, config, fingerprint)
     begun = first_look(run) if done else {}
     if watch is not None and config.watch.every:
         watch.first = begun
@@ -333,195 +330,6 @@ def train(
         )
     chosen = run.checkpoints / ("best.safetensors" if best < math.inf else "last.safetensors")
     return Outcome(run.path, chosen, step, total, step < steps, seconds)
-
-
-def gradients(
-    accelerator: "Accelerator | Alone", wrapped: nn.Module, trainee: Trainee, teacher: Teacher | None, batch: Batch, draws: list[Draw],
-    config: TrainConfig, step: int, parts: int, sources: dict[str, Source], weights: dict[str, float], classes: tuple[str, ...],
-) -> dict[str, float]:  # fmt: skip
-    """Forward and backward of one batch, in `parts`; the gradients are those of the whole batch over all processes."""
-    trainee.train()
-    world, rank = int(accelerator.num_processes), int(accelerator.process_index)
-    members = {task: sum(takes_part(task, draw, sources, classes) for draw in draws) for task in [*batch.tasks, "clear"]}
-
-    def scale(task: str, rows: Tensor) -> float:
-        # Mean over these rows -> this part's share of the mean over all rows; DDP then averages over processes.
-        return int(rows.sum()) * world / max(1, members[task])
-
-    shape = trainee.grid(batch.frames.permute(0, 4, 1, 2, 3))
-    mine: masks.Masks = []
-    if teacher is not None and config.masks.kind == "mgmae":
-        mine = masks.draw_masks(config.masks, shape, len(batch), config.seed + rank, step, batch.flow)
-    elif teacher is not None:
-        mine = [
-            (a[rank::world], b[rank::world]) for a, b in masks.draw_masks(config.masks, shape, len(draws), config.seed, step)
-        ]
-    mine = [(seen.to(batch.frames.device), hidden.to(batch.frames.device)) for seen, hidden in mine]
-    sums: dict[str, float] = {}
-    for number in range(parts):
-        torch.manual_seed(hash((config.seed, step, number, rank)) % 2**63)
-        part = slice(number, None, parts)
-        piece = batch[part]
-        together = nullcontext() if number == parts - 1 else parallel.unsynced(accelerator, wrapped)
-        with together, accelerator.autocast():
-            latents = None
-            if teacher is not None and "jepa" in piece.tasks:
-                rows = piece.tasks["jepa"]
-                if isinstance(teacher, FSDPModule) and not bool(rows.any()):
-                    teacher(trainee.normalise(piece.frames[:1]))  # all processes gather it together
-                elif bool(rows.any()):
-                    latents = teacher(trainee.normalise(piece.frames[rows]))
-            targets = Targets(latents, [(seen[part], hidden[part]) for seen, hidden in mine], step)
-            losses = wrapped(piece, targets, scale)
-            nothing = losses.pop("nothing", None)
-            accelerator.backward(weighted_sum(losses, weights) if nothing is None else nothing)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-    return sums
-
-
-def open_sources(config: TrainConfig, cache: Path, which: str, like: dict[str, Source] | None = None) -> dict[str, Source]:
-    """All sources of one split; a source without validation clips is left out of validation."""
-    opened: dict[str, Source] = {}
-    for name, source in config.data.sources.items():
-        split = source.split if which == "train" else source.val_split
-        needs_classes = which == "train" and "action" in source.tasks
-        try:
-            opened[name] = open_source(
-                name,
-                source,
-                config.data,
-                cache,
-                split=split,
-                classes_needed=needs_classes,
-                weights=config.loss.weights,
-                like=(like or {}).get(name),
-            )
-        except NothingThereError:
-            if which == "train":
-                raise
-            logger.warning("source %s has no clips of split %r: it is not validated on", name, split)
-    return opened
-
-
-def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
-    """Say what a resumed run does differently from now on, and write it down: the next --resume goes on with it."""
-    before, now = flatten(load_config(TrainConfig, run.config_path)), flatten(config)
-    changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before | now) if before.get(key) != now.get(key)]
-    if changed:
-        logger.warning("going on with other settings than before: %s", ", ".join(changed))
-        write_text(run.config_path, to_yaml(config))
-    environment = run.path / "environment.json"
-    known = json.loads(environment.read_text()).get("data_fingerprint") if environment.is_file() else None
-    if known is not None and known != fingerprint:
-        logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")
-
-
-def first_look(run: RunFolder) -> dict[str, float]:
-    """What a resumed run saw before its first step; empty when nobody looked."""
-    rows = (row for row in run.metrics() if row.get("kind") == "watch" and all(name in row for name in STARTED))
-    return next(({name: row[name] for name in STARTED} for row in rows), {})
-
-
-def check_losses(config: TrainConfig, sources: dict[str, Source], classes: tuple[str, ...]) -> None:
-    """Raises ConfigError or DataError when no clip could ever teach anything."""
-    weights = config.loss.weights.model_dump()
-    weights["sterility"] = weights["sterility"] or weights["breach_map"]
-    wanted = {name: [t for t in source.config.tasks if weights[t]] for name, source in sources.items()}
-    if weights["clear"] and any(source.config.replay for source in sources.values()):
-        return
-    if not any(wanted.values()):
-        raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set loss.weights.jepa=1")
-    if not any(
-        takes_part(task, Draw(name, int(index), ()), sources, classes)
-        for name, tasks in wanted.items()
-        for task in tasks
-        for index in sources[name].usable
-    ):
-        asked = ", ".join(f"{name}: {' '.join(tasks)} (label {sources[name].config.label!r})" for name, tasks in wanted.items())
-        raise DataError(
-            f"No training clip has what the losses of this run need ({asked}).\n"
-            f"Labels there: {sorted({key for source in sources.values() for clip in source.clips for key in clip.labels})}. "
-            "Choose: --set data.sources.NAME.label=LABEL"
-        )
-
-
-def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str, ...]:
-    """Class names: as set, else what the training clips hold, in alphabetical order."""
-    if config.model.classes:
-        return config.model.classes
-    found = {
-        str(clip.labels[source.config.label])
-        for source in sources.values()
-        if "action" in source.config.tasks or "motion_aux" in source.config.tasks
-        for clip in source.clips
-        if source.config.label in clip.labels
-    }
-    for name, source in sources.items():
-        # Without a motion table either, the motion_aux head of an unlabelled set has nothing to learn, which is a choice; a typo is none.
-        label = source.config.label
-        if label != SourceConfig().label and not any(label in clip.labels for clip in source.clips):
-            known = sorted({key for clip in source.clips for key in clip.labels})
-            logger.warning("source %s: no clip has the label %r; the labels there: %s", name, label, ", ".join(known) or "none")
-    return tuple(sorted(found))
-
-
-def estimate_fisher(
-    config: TrainConfig,
-    trainee: Trainee,
-    teacher: Teacher | None,
-    sampler: Sampler,
-    sources: dict[str, Source],
-    reading: Reading,
-    anchor: drift.Anchor,
-    accelerator: Accelerator,
-) -> None:
-    """EWC: squared gradients of the run's own losses at the start, over a few batches. Every process looks at the whole batches."""
-    weights, alone = config.loss.weights.model_dump(), Alone(accelerator)
-    parts = config.accumulate * accelerator.num_processes  # as many clips at a time as in a step
-    for number in range(1, config.drift.fisher_batches + 1):
-        draws = sampler.draw(number)
-        batch = read_batch(draws, sources, reading).to(accelerator.device)
-        gradients(alone, trainee, trainee, teacher, batch, draws, config, number, parts, sources, weights, reading.classes)
-        anchor.add_fisher(trainee.encoder, 1 / config.drift.fisher_batches)
-        trainee.zero_grad(set_to_none=True)
-    # What pulls must be the same to the bit everywhere, or the processes' weights part.
-    parallel.broadcast(anchor.fisher.values(), accelerator)
-
-
-class Alone:
-    """The accelerator as one process sees it that shares its step with nobody; its gradients are not scaled."""
-
-    num_processes, process_index = 1, 0
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
-
-    def no_sync(self, _: nn.Module) -> nullcontext[None]:
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-
-def split_further(error: BaseException, config: TrainConfig, parts: int, world: int, out: Path) -> int:
-    """More parts, while they come out even; else RunError with what fits."""
-    mine = config.batch_size // world
-    larger = next((n for n in range(parts + 1, mine + 1) if mine % n == 0), None)
-    if larger is None:
-        raise RunError(f"Out of memory with a single clip at a time ({str(error).splitlines()[0]}).\n{SMALLER}") from error
-    if world > 1:
-        # The others are in the middle of this step and wait for this process's gradients: it cannot begin the step again.
-        raise RunError(
-            f"Out of memory ({str(error).splitlines()[0]}).\n"
-            f"Split the batch, its gradients stay the same: --set accumulate={larger}, with --resume {out} where it has saved already."
-        ) from error
-    logger.warning(
-        "out of memory: the batch is split into %d parts of %d clips (its gradients stay the same)", larger, mine // larger
-    )
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return larger
 
 
 def describe(learns: Any) -> str:

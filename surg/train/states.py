@@ -1,5 +1,6 @@
 """What a run writes: bundles that others load, and the state that a killed run goes on from."""
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surg.config import flatten, load_config, to_yaml
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import RunError
 from surg.model.bundle import hash_of, save_bundle
-from surg.runs import RunFolder, atomic_file
+from surg.runs import RunFolder, atomic_file, write_text
 from surg.train import build
 from surg.train.batches import Reading, read_batch
 from surg.train.config import TrainConfig
@@ -199,3 +201,16 @@ def store_features(trainee: Trainee, sources: dict[str, Source], reading: Readin
             pooled = trainee.encode(trainee.normalise(batch.frames.to(trainee.mean.device))).float().mean(dim=1).cpu()
             source.features.update({number: row.numpy().copy() for number, row in zip(part, pooled)})
     trainee.train()
+
+
+def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
+    """Say what a resumed run does differently from now on, and write it down: the next --resume goes on with it."""
+    before, now = flatten(load_config(TrainConfig, run.config_path)), flatten(config)
+    changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        logger.warning("going on with other settings than before: %s", ", ".join(changed))
+        write_text(run.config_path, to_yaml(config))
+    environment = run.path / "environment.json"
+    known = json.loads(environment.read_text()).get("data_fingerprint") if environment.is_file() else None
+    if known is not None and known != fingerprint:
+        logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")

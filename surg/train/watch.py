@@ -8,6 +8,7 @@ import torch
 
 from surg.metrics.knn import normalise
 from surg.metrics.spread import effective_rank, feature_std
+from surg.runs import RunFolder
 from surg.train.batches import Reading, read_batch
 from surg.train.config import TrainConfig
 from surg.train.parallel import settle
@@ -82,3 +83,9 @@ def nearest_is_same(features: npt.NDArray[np.float32], labels: npt.NDArray[np.in
     similar = rows @ rows.T
     np.fill_diagonal(similar, -np.inf)
     return float((labels[similar.argmax(axis=1)] == labels).mean())
+
+
+def first_look(run: RunFolder) -> dict[str, float]:
+    """What a resumed run saw before its first step; empty when nobody looked."""
+    rows = (row for row in run.metrics() if row.get("kind") == "watch" and all(name in row for name in STARTED))
+    return next(({name: row[name] for name in STARTED} for row in rows), {})

@@ -21,6 +21,7 @@ from surg.runs import RunFolder
 from surg.train import loop, schedules
 from surg.train.config import SourceConfig, StageConfig, TrainConfig
 from surg.train.loop import train
+from surg.train.watch import first_look
 
 Settings = Callable[..., TrainConfig]
 Look = Callable[[Path], Any]
@@ -395,7 +396,7 @@ def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, fa
     assert looks(tmp_path / "run") == [0, 2]
     train(settings("pretrain", *more), tmp_path / "run", resume=True)
     assert looks(tmp_path / "run") == [0, 2, 4]
-    assert loop.first_look(RunFolder(tmp_path / "run")).keys() == {"feature_std", "effective_rank"}
+    assert first_look(RunFolder(tmp_path / "run")).keys() == {"feature_std", "effective_rank"}
 
 
 def test_every_worker_has_a_batch_to_make(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from surg.model.world import WorldPredictor
 from surg.train import worlds
 from surg.train.batches import Reading, read_clip
 from surg.train.config import TrainConfig
-from surg.train.loop import open_sources, train
+from surg.train.inputs import open_sources
+from surg.train.loop import train
 from surg.train.sources import Draw
 
 Settings = Callable[..., TrainConfig]

@@ -19,7 +19,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
-from surg.train import loop
+from surg.train import gradients
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision, make_accelerator
 from surg.train.drift import Anchor
@@ -264,15 +264,15 @@ def test_fisher_information_is_taken_in_as_small_parts_as_the_steps(
 ) -> None:
     """Each of several processes looks at the whole batch, and has the memory for its own part of one."""
     seen: list[int] = []
-    monkeypatch.setattr(loop, "gradients", lambda *words: seen.append(words[8]))
-    monkeypatch.setattr(loop, "read_batch", lambda *_: SimpleNamespace(to=lambda _: None))
-    monkeypatch.setattr(loop.parallel, "broadcast", lambda *_: None)
+    monkeypatch.setattr(gradients, "gradients", lambda *words: seen.append(words[8]))
+    monkeypatch.setattr(gradients, "read_batch", lambda *_: SimpleNamespace(to=lambda _: None))
+    monkeypatch.setattr(gradients.parallel, "broadcast", lambda *_: None)
     four: Any = SimpleNamespace(num_processes=4, device="cpu", mixed_precision="no", autocast=None)
     anything: Any = SimpleNamespace(
         draw=lambda _: [], classes=(), encoder=None, add_fisher=lambda *_: None, fisher={}, zero_grad=lambda **_: None
     )
     config = settings("pretrain", "accumulate=2", "batch_size=16", "drift.fisher_batches=2")
-    loop.estimate_fisher(config, anything, None, anything, {}, anything, anything, four)
+    gradients.estimate_fisher(config, anything, None, anything, {}, anything, anything, four)
     assert seen == [8, 8]
 
 
