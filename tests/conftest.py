@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests may use."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_an_earlier_test() -> None:
+    """A command run inside the tests' process turns the log to a stream that ends with its test."""
+    logger = logging.getLogger("surg")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
