@@ -51,6 +51,7 @@ def export_onnx(
 
 def _trace(module: nn.Module, spec: ModelSpec, path: Path, *, fused: bool, whole_numbers: bool = False) -> None:
     lay_out(module, fused=fused, whole_numbers=whole_numbers)
+    fused = any(getattr(part, "fused", False) for part in module.modules())
     examples = tuple(_example(tensor) for tensor in spec.inputs)
     names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -169,15 +170,21 @@ def _quantise(source: Path, target: Path) -> None:
 
     prepared = source.with_name("prepared.onnx")
     onnx.save(_without_gemm(onnx.load(str(source))), str(prepared))
-    quantize_dynamic(
-        str(prepared),
-        str(target),
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul"],
-        # Shape inference gives up on the part of the clip that surg_world cuts off; everything quantised here is float.
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a step that would undo ours, and asks whether the graph is quantised already
+    try:
+        quantize_dynamic(
+            str(prepared),
+            str(target),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul"],
+            # Shape inference gives up on the part of the clip that surg_world cuts off; everything quantised here is float.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+    finally:
+        root.setLevel(level)
 
 
 def _without_gemm(model: Any) -> Any:

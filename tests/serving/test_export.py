@@ -18,6 +18,7 @@ from surg.serving import parity
 from surg.serving.client import Client, connect
 from surg.serving.export import Exported, ExportedFiles, export_files, export_repository
 from surg.serving.graph import lay_out
+from surg.serving.local import session
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
 from surg.serving.repository import QueueConfig
@@ -170,7 +171,9 @@ def test_int8_takes_pixels_as_the_whole_numbers_that_they_are(bundle: Path, tmp_
         way.append(made_by[name].op_type)
         name = made_by[name].input[0]
     assert way == ["Reshape", "Transpose", "Reshape"]
-    assert not {"MatMul", "Gemm", "Round"} & {node.op_type for node in graph.node}
+    assert "Gemm" not in {node.op_type for node in graph.node}
+    weights = {tensor.name for tensor in graph.initializer}
+    assert not [node for node in graph.node if node.op_type == "MatMul" and weights & set(node.input)]
     # Weights of 8 bits are all that is lost on the way to the first tokens.
     frames = torch.randint(0, 256, (2, *spec.inputs[0].shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     patches = module.encoder.patches
@@ -181,9 +184,34 @@ def test_int8_takes_pixels_as_the_whole_numbers_that_they_are(bundle: Path, tmp_
     assert float((whole - exact).norm() / exact.norm()) < 0.01
 
 
+def test_int8_scores_are_whole_number_products_where_they_fit_in_memory(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = prepare(load_bundle(bundle), SMALL)
+    spec, depth = made.contract.model("surg_encoder"), len(made.modules["surg_encoder"].encoder.blocks)
+    attention = made.modules["surg_encoder"].encoder.blocks[0].attn
+    frames = np.random.default_rng(0).integers(0, 256, (2, *spec.inputs[0].shape), dtype=np.uint8)
+    scores = 4 * attention.heads * attention.tokens**2
+    tokens, kinds = {}, {}
+    for bound in (scores, scores - 1):
+        monkeypatch.setattr("surg.serving.graph.SCORES_BELOW_BYTES", bound)
+        path = tmp_path / f"{bound}.onnx"
+        export_onnx(prepare(load_bundle(bundle), SMALL).modules["surg_encoder"], spec, path, "int8", fused=True)
+        graph = onnx.load(path).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        kinds[bound] = [node.op_type for node in graph.node if not weights & set(node.input[1:2])]
+        tokens[bound] = session(path, 1).run(["tokens"], {"frames": frames})[0]
+    assert kinds[scores].count("MatMulInteger") == depth
+    assert "MultiHeadAttention" not in kinds[scores]
+    assert kinds[scores - 1].count("MultiHeadAttention") == depth
+    assert "MatMulInteger" not in kinds[scores - 1]
+    assert not np.array_equal(*tokens.values())
+    assert np.linalg.norm(np.subtract(*tokens.values())) / np.linalg.norm(tokens[scores]) < 0.01
+    assert "Warning" not in capfd.readouterr().err
+
+
 def test_fp16_decides_as_fp32_on_500_clips(bundle: Path, tmp_path: Path) -> None:
     """Windows of simulated clips, decoded and prepared as in use; benchmarks/precision.py does the same with `tiny`."""
-    from surg.serving.local import session
     from surg.serving.stream import cuts
 
     spec = prepare(load_bundle(bundle), SMALL).contract.model("surg_clip")
