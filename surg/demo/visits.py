@@ -154,7 +154,8 @@ class Visits:
         with self._lock:
             oldest = min((visit.began for visit in self._visits.values()), default=time.time())
             held = {video.resolve() for video in self._held}
-        for path in folder.rglob("*"):
+        # Not rglob: before Python 3.13 it ends in an error when a folder goes while it looks, and another visit's may.
+        for path in (Path(where, name) for where, _, names in os.walk(folder) for name in names):
             try:
                 if path.is_file() and path.stat().st_ctime < oldest - GRACE_S and path.resolve() not in held:
                     path.unlink()

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import av
@@ -203,6 +204,27 @@ def test_pictures_older_than_every_visit_are_swept_and_younger_ones_stay(
     visit.touched -= surg.demo.visits.IDLE_S + 1
     visits.sweep()
     assert len(visits) == 0
+
+
+def test_a_visit_that_ends_while_it_is_swept_keeps_nothing_of_the_others(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits, look = Visits(), os.scandir
+    leaving, picture = uploads / "visit-a", uploads / "z" / "frame.webp"
+    for folder in (leaving, picture.parent):
+        folder.mkdir()
+    picture.write_bytes(b"pixels")
+    visits.of("one").began += GRACE_S + 2
+
+    def another_thread_is_first(where: str | Path) -> object:
+        if Path(where) == leaving:
+            leaving.rmdir()
+        return look(where)
+
+    monkeypatch.setattr(os, "scandir", another_thread_is_first)
+    visits.sweep()
+    assert not leaving.exists()
+    assert not picture.exists()
 
 
 def test_a_cancelled_analysis_ends_and_keeps_what_it_found(page: Page, video: Path) -> None:
