@@ -176,10 +176,11 @@ except RunError as error:
 """
 
 
+@pytest.mark.timeout(500)
 def test_a_process_out_of_memory_says_what_fits_instead_of_hanging(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(to_yaml(settings("pretrain", "steps=2")))
     (tmp_path / "starved.py").write_text(STARVED)
     words = ("starved.py", "recipe.yaml", "run", "said")
     with pytest.raises(AssertionError):
-        start_two([str(tmp_path / word) for word in words], timeout=100)
+        start_two([str(tmp_path / word) for word in words], timeout=400)
     assert "--set accumulate=2" in (tmp_path / "said").read_text()

@@ -51,19 +51,34 @@ def test_resume_gives_the_same_weights_bit_for_bit(recipe: str, settings: Settin
     assert_equal(tmp_path / "whole", tmp_path / "broken")
 
 
+KILLED = """
+import os, signal
+from surg.cli.main import run
+from surg.runs import RunFolder
+
+plain = RunFolder.log
+
+def dies(self, values):
+    plain(self, values)
+    if values["kind"] == "train" and values["step"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunFolder.log = dies
+run()
+"""
+
+
 def test_kill_9_and_resume_gives_the_same_weights_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
     config = settings("joint", "steps=14", "save_every=3", "log_every=1")
     train(config, tmp_path / "whole")
     (tmp_path / "recipe.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "surg", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "killed")]
+    # By itself, between checkpoints: step 3 is saved, step 4 is done. From here it could have come to its end before the signal.
+    command = [sys.executable, "-c", KILLED, "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     log = tmp_path / "killed" / "metrics.jsonl"
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        # Between checkpoints: step 3 is saved, step 4 is done.
-        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert len(log.read_text().splitlines()) == 4
     train(config, tmp_path / "killed", resume=True)
     assert_equal(tmp_path / "whole", tmp_path / "killed")
     steps = [line for line in log.read_text().splitlines() if '"kind": "train"' in line]
@@ -71,7 +86,7 @@ def test_kill_9_and_resume_gives_the_same_weights_bit_for_bit(settings: Settings
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(to_yaml(settings("joint", "steps=400", "log_every=1")))
+    (tmp_path / "recipe.yaml").write_text(to_yaml(settings("joint", "steps=4000", "log_every=1")))
     command = [sys.executable, "-m", "surg", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     log = tmp_path / "run" / "metrics.jsonl"
@@ -79,7 +94,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) 
         while process.poll() is None and not (log.exists() and log.read_text()):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=60)
+        told, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "--resume" in told
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
