@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# One thread a worker: tests run side by side, and torch's default would let them fight over the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread a worker, whatever the shell says: tests run side by side, and more threads than cores make a test of seconds last minutes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,11 +23,18 @@ def no_log_of_an_earlier_test() -> None:
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_in_any_order() -> None:
+    """Which worker runs which test, and what it ran before, is chance: what a test draws must not be."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture
 def surg(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `surg …` as a user would, in an empty folder; returns the finished process with its output as text."""
 
-    def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", **environment}
         command = [sys.executable, "-m", "surg", *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=timeout)
