@@ -18,7 +18,7 @@ from surg.serving import registry, repository, shm
 from surg.serving.client import connect
 from surg.serving.engine import Server, start_server
 from surg.serving.engines import embedded
-from surg.serving.engines.guardian import SHM, born, children, shm_namespace
+from surg.serving.engines.guardian import SHM, born, children, free_ports, shm_namespace
 from tests.serving.toy import toy_repository
 
 pytestmark = pytest.mark.triton
@@ -29,7 +29,7 @@ def regions(server: object) -> list[Path]:
     return list(SHM.glob(f"{shm_namespace()}{guardian}_*"))
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> bool:
+def until(condition: Callable[[], object], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -56,8 +56,8 @@ def test_only_loopback_is_bound(tmp_path: Path) -> None:
     with start_server(repo, threads=1) as server:
         ports = {server.state[name] for name in ("http", "grpc", "metrics")}
         # gRPC may open its IPv4 address through an IPv6 socket: then it stands in tcp6, mapped.
-        tables = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
-        listening = [line.split() for line in tables]
+        tables = [table for name in ("tcp", "tcp6") if (table := Path("/proc/net") / name).exists()]  # no tcp6 without IPv6
+        listening = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
         mine = [fields[1] for fields in listening if fields[3] == "0A" and int(fields[1].split(":")[1], 16) in ports]
         assert len(mine) >= 3
         assert {address.split(":")[0] for address in mine} <= {"0100007F", "0000000000000000FFFF00000100007F"}
@@ -65,7 +65,7 @@ def test_only_loopback_is_bound(tmp_path: Path) -> None:
 
 def test_a_killed_stub_is_seen_and_replaced_while_a_client_waits(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path)
-    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=30, timeout_s=40) as client:
+    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
         before = client.clip(clip).embedding
         stubs = children(server.pid)
         assert stubs
@@ -77,7 +77,7 @@ def test_a_killed_stub_is_seen_and_replaced_while_a_client_waits(tmp_path: Path)
 
 def test_a_killed_server_comes_back_on_its_ports_without_leftovers(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path)
-    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=30, timeout_s=40) as client:
+    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
         before, url, pid = client.clip(clip).embedding, server.grpc_url, server.pid
         os.kill(pid, signal.SIGKILL)
         np.testing.assert_array_equal(client.clip(clip).embedding, before)
@@ -125,9 +125,10 @@ def test_a_killed_client_leaves_nothing_in_dev_shm_and_its_memory_is_dropped(tmp
         "client = connect(sys.argv[1]); client.clip(np.zeros((4, 32, 32, 3), np.uint8)); os.kill(os.getpid(), signal.SIGKILL)"
     )
     with start_server(repo, threads=1) as server:
-        dead = subprocess.run([sys.executable, "-c", code, server.grpc_url], check=False)
+        with subprocess.Popen([sys.executable, "-c", code, server.grpc_url]) as dead:
+            pass
         assert dead.returncode == -signal.SIGKILL
-        assert not [path for path in SHM.glob(f"{shm.prefix()}*") if not Path(f"/proc/{path.name.split('_')[2]}").exists()]
+        assert not list(SHM.glob(f"{shm.prefix()}{dead.pid}_*"))
         raw = grpc.InferenceServerClient(server.grpc_url)
         assert len(raw.get_system_shared_memory_status().regions) == 1
         with connect(server.grpc_url) as client:
@@ -189,7 +190,8 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        ports = {"http_port": holder.getsockname()[1], "grpc_port": _free(), "metrics_port": _free()}
+        grpc_port, metrics_port = free_ports([0, 0])
+        ports = {"http_port": holder.getsockname()[1], "grpc_port": grpc_port, "metrics_port": metrics_port}
         with pytest.raises(ServerError, match=r"(?s)taken.*Leave the ports out"):
             start_server(repo, threads=1, **ports)
 
@@ -198,8 +200,8 @@ def test_servers_that_are_started_at_once_share_the_usual_ports_out(tmp_path: Pa
     from concurrent.futures import ThreadPoolExecutor
 
     monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
-    ports = _free(), _free(), _free()
-    monkeypatch.setattr(registry, "PORTS", ports)
+    ports = free_ports([0, 0, 0])
+    monkeypatch.setattr(registry, "PORTS", tuple(ports))
     repo, _ = toy_repository(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         servers = list(pool.map(lambda name: registry.start(repo, name, threads=1), ("a", "b")))
@@ -229,10 +231,9 @@ def test_a_server_that_failed_to_start_is_forgotten_by_stop(
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        begun = time.monotonic()
         with pytest.raises(ServerError, match=f"port {holder.getsockname()[1]} is taken"):
             registry.start(repo, "other", ports=(0, holder.getsockname()[1], 0))
-        assert time.monotonic() - begun < 4  # no server was started for it
+        assert not (registry.servers_folder() / "other" / "server.log").exists()  # no server was started for it
     assert registry.names() == ["other"]
     serve.stop("other")
     assert registry.names() == []
@@ -370,12 +371,6 @@ def _count(text: str) -> int:
     found = re.search(r'nv_inference_request_success\{model="surg_clip",version="1"\} (\d+)', text)
     assert found
     return int(found.group(1))
-
-
-def _free() -> int:
-    from surg.serving.engines.guardian import free_ports
-
-    return free_ports([0])[0]
 
 
 @pytest.mark.triton

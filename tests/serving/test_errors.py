@@ -119,10 +119,14 @@ def test_without_a_time_out_in_the_queue_the_server_still_drops_requests_whose_c
     repo, clip = toy_repository(tmp_path, slow=True)
     with start_server(repo, threads=1) as server, connect(server.grpc_url, max_in_flight=200, patience_s=0) as client:
         client.clip(clip)
-        begun = time.perf_counter()
-        client.clip(clip)
-        # Eight fit into a batch, which takes as long as one alone: 25 times that, so most must run out of time on any machine.
-        outcomes = _all_at_once(client, clip, 200, timeout_s=max(0.1, 3 * (time.perf_counter() - begun)))
+        took = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            client.clip(clip)
+            took.append(time.perf_counter() - begun)
+        # Eight fit into a batch, which takes as long as one alone: 25 times that, so most must run out of time on any machine. The
+        # shortest of five: of one alone the machine may have taken a rest.
+        outcomes = _all_at_once(client, clip, 200, timeout_s=max(0.1, 3 * min(took)))
         client.clip(clip)  # behind all that were left in the queue
         from surg.serving.engines.admin import statistics
 

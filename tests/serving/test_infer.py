@@ -15,7 +15,7 @@ from surg.errors import ConfigError, DataError, ServerError
 from surg.serving import inference
 from surg.serving.client import Client, connect
 from surg.serving.follow import Cutter
-from tests.serving.toy import toy_contract, toy_repository
+from tests.serving.toy import Clock, toy_contract, toy_repository
 
 
 @pytest.fixture
@@ -42,10 +42,11 @@ def test_a_video_that_cannot_be_read_does_not_stop_the_others(folder: Path, serv
 
 
 def test_a_folder_goes_on_being_followed_after_a_video_that_cannot_be_read(
-    folder: Path, server: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inference, "time", Clock(now=3600.0))
     for video in folder.iterdir():
-        os.utime(video, (0, 0))
+        os.utime(video, (0, 0))  # an hour ago
     with pytest.raises(DataError, match="1 of 3"):
         infer(follow=str(folder), follow_for=1.5, server=server)
     assert "c.mp4: 4 windows" in capsys.readouterr().out
@@ -121,7 +122,8 @@ def test_options_that_would_have_no_effect_are_refused(folder: Path, server: str
             next(client.watch(folder / "a.mp4", surprise=True, on_server=True))
 
 
-def test_a_file_that_moves_on_while_a_folder_is_followed_is_left_out(tmp_path: Path) -> None:
+def test_a_file_that_moves_on_while_a_folder_is_followed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "time", Clock())
     (tmp_path / "part.mp4").symlink_to(tmp_path / "gone.mp4")
     (tmp_path / "a.mp4").write_bytes(b"12")
     assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05, settle_s=0)) == [tmp_path / "a.mp4"]

@@ -18,13 +18,14 @@ from surg.cli.infer import _polygon
 from surg.data.clips import ClipConfig, frame_times, windows
 from surg.data.preprocess import preprocess
 from surg.data.video import probe, read_frames, write_video
-from surg.errors import ConfigError
+from surg.errors import ConfigError, ServerError
 from surg.serving import inference
 from surg.serving.client import Client, connect
 from surg.serving.engine import Server
 from surg.serving.export import Exported, export_repository
 from surg.serving.stream import cuts, mean_change
 from tests.serving.conftest import SPEC, make_bundle
+from tests.serving.toy import Clock
 
 ZONE = [[0.2, 0.2], [0.7, 0.2], [0.7, 0.8], [0.2, 0.8]]
 
@@ -102,7 +103,14 @@ def test_the_deadline_of_a_stream_is_each_windows_and_not_that_of_all_together(c
     whole = len(list(client.stream("surg_video", inputs)))
     deadline = (monotonic() - began) / 3
     assert whole == 250 - SPEC.num_frames + 1
-    assert len(list(client.stream("surg_video", inputs, timeout_s=deadline))) == whole
+
+    def answers() -> int:
+        try:
+            return len(list(client.stream("surg_video", inputs, timeout_s=deadline)))
+        except ServerError:
+            return 0  # a machine that stands still for so long does so once; a deadline of all together is missed every time
+
+    assert any(answers() == whole for _ in range(5))
 
 
 @pytest.mark.triton
@@ -120,7 +128,7 @@ def test_what_is_asked_between_two_answers_of_a_stream_does_not_wait_for_its_end
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert len(asked) == 3
 
 
@@ -206,20 +214,25 @@ def test_events_join_windows_above_the_threshold(local: Client, video: Path) -> 
     assert list(inference.events(found, lambda _: 1.1, 1.0)) == []
 
 
-def test_a_folder_is_followed_until_files_stop_growing(tmp_path: Path) -> None:
+def test_a_folder_is_followed_until_files_stop_growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "time", Clock())
     (tmp_path / "a.mp4").write_bytes(b"12")
     (tmp_path / "notes.txt").write_bytes(b"12")
     assert list(inference.follow(tmp_path, for_s=0.2, every_s=0.05, settle_s=0)) == [tmp_path / "a.mp4"]
 
 
-def test_an_upload_that_pauses_is_waited_for_and_one_that_goes_on_is_read_again(tmp_path: Path) -> None:
+def test_an_upload_that_pauses_is_waited_for_and_one_that_goes_on_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(inference, "time", clock)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"1")
-    begun, found = monotonic(), []
+    found = []
     for video in inference.follow(tmp_path, for_s=2.0, every_s=0.05, settle_s=0.5):
         found.append((video, video.stat().st_size))
         if len(found) == 1:
-            assert monotonic() - begun > 0.4
+            assert clock.now == pytest.approx(0.5, abs=0.06)
             path.write_bytes(b"123")
     assert found == [(path, 1), (path, 3)]
 

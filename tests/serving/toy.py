@@ -1,4 +1,5 @@
-"""A model of five operators with surg_clip's interface: for behaviour of the server that no real model shows at will."""
+"""A model of five operators with surg_clip's interface: for behaviour of the server that no real model shows at will; and a clock
+that goes on only while somebody sleeps by it."""
 
 from pathlib import Path
 
@@ -85,3 +86,18 @@ def toy_repository(folder: Path, *, slow: bool = False, scale: float = 1.0, max_
     queue = QueueConfig(max_queue_size=max_queue_size)
     repository.publish(folder / "repo", toy_contract(f"{int(scale):064d}"), {"surg_clip": {"model.onnx": model}}, queue)
     return folder / "repo", np.random.default_rng(0).integers(0, 256, (FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+class Clock:
+    """In place of the module `time`: however slow the machine, what waits for a second wakes a second later."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
