@@ -4,6 +4,7 @@ Reads a table of moments (`video`, `time_s`, `truth`, `predicted`; CSV or Parque
 (`surg embed --stride-s 1`), on which a linear probe is fitted on train, chosen on val and read on test.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from surg.metrics.sequence import edit_score, segmental_f1
 
 COLUMNS = ("video", "time_s", "truth", "predicted")
 OVERLAPS = (0.10, 0.25, 0.50)
+_WHOLE = re.compile(r"-?\d+\.0+")
 MEANING = {
     "accuracy": "share of moments",
     "precision": "mean over phases",
@@ -109,25 +111,50 @@ def read_moments(table: Path, config: PhasesConfig) -> Moments:
     table = Path(table)
     if table.suffix != ".csv" and _is_features(table):
         return _probe(read_features(table), config)
-    try:
-        read = pa.csv.read_csv(table) if table.suffix == ".csv" else pq.read_table(table)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{table} cannot be read as a table ({type(error).__name__}); expected CSV or Parquet.") from error
+    read = _read_table(table)
     if missing := [name for name in COLUMNS if name not in read.column_names]:
         raise DataError(
             f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(read.column_names)}.\n"
             "Expected video, time_s, truth and predicted, or features: surg embed MANIFEST --stride-s 1 --out FILE"
         )
-    columns = {name: read.column(name).to_pylist() for name in COLUMNS}
-    known = [place for place, word in enumerate(columns["truth"]) if word not in (None, "")]
-    if any(columns["predicted"][place] in (None, "") for place in known):
+    words = {name: [_word(value) for value in read.column(name).to_pylist()] for name in ("video", "truth", "predicted")}
+    known = np.flatnonzero([word != "" for word in words["truth"]])
+    if any(words["predicted"][place] == "" for place in known):
         raise DataError(f"{table} has moments with a truth and no prediction; every annotated moment needs one.")
-    picked = {name: np.array([values[place] for place in known]) for name, values in columns.items()}
-    truth, predicted = picked["truth"].astype(str), picked["predicted"].astype(str)
+    videos, truth, predicted = (np.array([words[name][place] for place in known], np.str_) for name in words)
+    times_s = _seconds(read.column("time_s"), table)[known]
+    if not np.isfinite(times_s).all() or (videos == "").any():
+        raise DataError(f"{table} has moments without a video or a time; every annotated moment needs both.")
     commonest = Counter(truth.tolist()).most_common(1)[0][0] if len(truth) else ""
     source = "Predictions were given as a table; the commonest phase is that of these very videos."
-    videos = picked["video"].astype(str)
-    return _moments(videos, videos, picked["time_s"].astype(float), truth, predicted, commonest, source)
+    return _moments(videos, videos, times_s, truth, predicted, commonest, source)
+
+
+def _read_table(table: Path) -> pa.Table:
+    # As text: a column of numbers would take 001 and 1 for one video, and write a phase 1 as 1.0 where some rows have no truth.
+    texts = dict.fromkeys(("video", "truth", "predicted"), pa.string())
+    options = pa.csv.ConvertOptions(column_types=texts, strings_can_be_null=True, quoted_strings_can_be_null=False)
+    try:
+        return pa.csv.read_csv(table, convert_options=options) if table.suffix == ".csv" else pq.read_table(table)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{table} cannot be read as a table ({type(error).__name__}); expected CSV or Parquet.") from error
+
+
+def _word(value: object) -> str:
+    """The name of a phase or video, "" for none. A whole number is one name, however it is written: pandas makes 1.0 of 1 beside gaps."""
+    if value is None or value != value:
+        return ""
+    text = str(value).strip()
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+
+
+def _seconds(column: pa.ChunkedArray, table: Path) -> npt.NDArray[np.float64]:
+    """Times as numbers, nan for none."""
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowException as error:
+        first = next((value for value in column.to_pylist() if value is not None), None)
+        raise DataError(f"{table} has the time {str(first)!r}; expected time_s in seconds, a number.") from error
 
 
 def _probe(features: Features, config: PhasesConfig) -> Moments:

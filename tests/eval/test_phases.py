@@ -57,6 +57,31 @@ def test_moments_without_a_truth_do_not_count_and_without_a_prediction_are_refus
         read_moments(tmp_path / "r.csv", PhasesConfig())
 
 
+def test_phases_that_are_numbers_are_the_same_phase_beside_moments_without_a_truth(tmp_path: Path) -> None:
+    # As pandas writes it: a column of whole numbers with a gap becomes 1.0, the other one stays 1.
+    (tmp_path / "p.csv").write_text("video,time_s,truth,predicted\na,0,,1\na,1,1.0,1\na,2,2.0,2\na,3,NaN,2\na,4,02,2\n")
+    moments = read_moments(tmp_path / "p.csv", PhasesConfig())
+    assert moments.names == ["02", "1", "2"]
+    assert (moments.truths[0].tolist(), moments.predictions[0].tolist()) == ([1, 2, 0], [1, 2, 2])
+    columns = {"video": ["a"] * 3, "time_s": [0, 1, 2], "truth": [np.nan, 1.0, 2.0], "predicted": [1, 1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    assert read_moments(tmp_path / "p.parquet", PhasesConfig()).predictions[0].tolist() == [0, 1]
+
+
+def test_videos_whose_names_are_the_same_number_stay_two(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("video,time_s,truth,predicted\n001,0,a,a\n001,1,b,b\n1,5,a,a\n1,6,b,b\n")
+    assert read_moments(tmp_path / "p.csv", PhasesConfig()).cases == ["001", "1"]
+
+
+@pytest.mark.parametrize(
+    ("time", "word"), [("00:00:01", "in seconds"), ("", "without a video or a time"), ("inf", "without a")]
+)
+def test_a_time_that_is_no_number_of_seconds_is_refused(tmp_path: Path, time: str, word: str) -> None:
+    (tmp_path / "p.csv").write_text(f"video,time_s,truth,predicted\na,{time or 0},a,a\na,{time},b,b\n")
+    with pytest.raises(DataError, match=word):
+        read_moments(tmp_path / "p.csv", PhasesConfig())
+
+
 def test_background_and_tolerance_have_an_effect(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "p.csv", {"one": ("aaabbbccc", "aabbbbacc"), "two": ("aabb", "aabb")})
     plain = evaluate(table, PhasesConfig(tolerance_s=0), tmp_path).metrics
