@@ -1,6 +1,7 @@
 """What is wrong with a manifest: videos that cannot be read, clips beyond their end, copies, patients on two sides, classes, licences."""
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from surg.data.breach_spans import breach_spans
 from surg.data.executor import Report, run
 from surg.data.hashing import near_duplicates, signature, signature_times
 from surg.data.manifest import Clip, Manifest
-from surg.data.overlap import conflicts
+from surg.data.overlap import Span, conflicts, seen_twice
 from surg.data.sources import image_rate, probe_clip, read_clip
 from surg.data.video import END_SLACK_S, iter_frames
 from surg.errors import DataError
@@ -50,9 +51,11 @@ class Findings:
     duplicates: list[tuple[str, str, float, bool]] = field(default_factory=list)
     """(video, video, mean bits of difference out of 64, are they on two sides of the split?)"""
     leaks: list[str] = field(default_factory=list)
-    """Patients on two sides."""
+    """Patients and recordings on two sides."""
     breaches: list[str] = field(default_factory=list)
     """Labels of breaches that cannot be read."""
+    shared: int = 0
+    """Videos on two sides, at times of their own: a room's camera that runs all day sees many patients."""
     missed: int = 0
     """Clips with a breach that lies outside of them."""
 
@@ -75,6 +78,10 @@ class Findings:
         same_side = sum(not split for *_, split in self.duplicates)
         counted = (
             (same_side, "pairs of near-duplicate videos on one side"),
+            (
+                self.shared,
+                "videos are on two sides of the split, at times that do not overlap; sound only where another patient was seen then",
+            ),
             (self.licences.get("", 0), "clips without a licence"),
             (self.missed, "clips are labelled as a breach whose times lie outside the clip"),
         )
@@ -105,6 +112,7 @@ class _Video:
     """The whole video as one clip, with the meta of its first row."""
     end_s: float = 0.0
     splits: set[str] = field(default_factory=set)
+    cases: set[str] = field(default_factory=set)
 
 
 def _gather(manifest: Manifest, found: Findings) -> dict[str, _Video]:
@@ -125,16 +133,44 @@ def _gather(manifest: Manifest, found: Findings) -> dict[str, _Video]:
         for row in table.group_by(["labels", "split"]).aggregate([([], "count_all")]).to_pylist():
             labels[row["labels"], row["split"]] += row["count_all"]
         _look_at_breaches(table, found)
-        for row in table.group_by(["video", "split", "meta"]).aggregate([("end_s", "max")]).to_pylist():
+        for row in table.group_by(["video", "split", "case", "meta"]).aggregate([("end_s", "max")]).to_pylist():
             path = manifest.absolute(row["video"])
             if path not in videos:
                 videos[path] = _Video(Clip(path, 0.0, 0.0, "-", meta=json.loads(row["meta"])))
             videos[path].end_s = max(videos[path].end_s, row["end_s_max"])
             videos[path].splits.add(row["split"])
+            videos[path].cases.add(row["case"])
     found.cases = dict(Counter(split for _, _, split in sides))
     found.leaks = [str(conflict) for conflict in conflicts(sides)]
+    _look_for_one_recording(manifest, videos, found)
     found.classes = _classes(labels)
     return videos
+
+
+def _look_for_one_recording(manifest: Manifest, videos: dict[str, _Video], found: Findings) -> None:
+    """A stretch of one video on two sides is one patient there, although its cases have different names."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in videos:
+        # Through a link a file has another name.
+        files[os.path.realpath(path)].append(path)
+    spans: dict[str, list[Span]] = {}
+    for paths in files.values():
+        sides, cases = (set().union(*(getattr(videos[path], name) for path in paths)) for name in ("splits", "cases"))
+        if len(sides - {""}) > 1 and len(cases) > 1:
+            shared: list[Span] = []
+            spans |= dict.fromkeys(paths, shared)
+    if not spans:
+        return
+    for batch in manifest.batches(["video", "start_s", "end_s", "split", "case"], rows=ROWS):
+        for row in batch.to_pylist():
+            path = manifest.absolute(row["video"])
+            if path in spans:
+                spans[path].append((row["start_s"], row["end_s"], row["split"], row["case"]))
+    for path, of_file in {id(of_file): (path, of_file) for path, of_file in spans.items()}.values():
+        if twice := seen_twice(of_file):
+            found.leaks.append(f"{path}: {twice}")
+        else:
+            found.shared += 1
 
 
 def _look_at_breaches(table: pa.Table, found: Findings) -> None:

@@ -22,6 +22,11 @@ ENDOSCAPES_IS = {1: 67, 2: 68, 3: 70, 4: 71, 7: 72, 121: 66, 10: 96, 33: 110, 12
 M2CAI16_TOOL_IS = {**{k: 66 + k for k in range(1, 11)}, 11: 61, 12: 62, 13: 64, 14: 65, 15: 66}
 """M2CAI16-tool video -> Cholec80 video: its training videos are 67-76, its test videos five of 61-66."""
 
+Span = tuple[float, float, str, str]
+"""start_s, end_s, split, case"""
+TOUCH_S = 1e-3
+"""Neighbouring clips touch, and rounding makes that a little more."""
+
 _NUMBER = re.compile(r"(\d+)")
 _HALVES = re.compile(r"^(\d{3})_\d+_(PKA|TKA)$")
 
@@ -39,11 +44,14 @@ class Conflict:
 
 
 def patient(source: str, case: str) -> str:
-    """One name for one patient, whatever data set and case name: equal names are the same person or recording."""
-    bare = case.removeprefix(f"{source}/")
+    """One name for one patient, whatever data set and case name: equal names are the same person or recording.
+
+    Capitals tell nobody apart: lists kept by hand have P01 and p01, Cholec80 and cholec80.
+    """
+    bare, source = case.removeprefix(f"{source}/"), source.casefold()
     number = _NUMBER.search(bare.lower().removeprefix("cholec80").removeprefix("m2cai16"))
     if number is None:
-        return f"{source}/{bare}"
+        return f"{source}/{bare.casefold()}"
     value = int(number[1])
     if source in STRASBOURG:
         return f"strasbourg/video{value:02d}"
@@ -57,7 +65,21 @@ def patient(source: str, case: str) -> str:
     if source == "mmor":
         halves = _HALVES.match(bare)
         return f"mmor/{halves[1]}_{halves[2]}" if halves else f"mmor/{bare}"
-    return f"{source}/{bare}"
+    return f"{source}/{bare.casefold()}"
+
+
+def seen_twice(spans: Iterable[Span]) -> str:
+    """A moment of one video that lies on two sides under two names, in words, or "": one recording, whatever its cases are called."""
+    latest: dict[tuple[str, str], float] = {}
+    for start, end, split, case in sorted(spans):
+        for (other_split, other), until in latest.items():
+            if split and other_split != split and other != case and min(until, end) - start > TOUCH_S:
+                return (
+                    f"{start:g} to {min(until, end):g} s are in {other_split} as case {other!r} and in {split} as case {case!r}"
+                )
+        if split:
+            latest[split, case] = max(end, latest.get((split, case), end))
+    return ""
 
 
 def conflicts(rows: Iterable[tuple[str, str, str]]) -> list[Conflict]:

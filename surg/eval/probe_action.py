@@ -20,6 +20,7 @@ from pydantic import Field
 from surg.config import Config
 from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
+from surg.data.overlap import patient
 from surg.errors import DataError
 from surg.eval import baselines
 from surg.eval.backends import Backend, BackendName, open_backend
@@ -158,7 +159,7 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
     for clip in data.clips():
         if clip.split in seen and config.label in clip.labels:
             seen[clip.split].add(str(clip.labels[config.label]))
-            cases[clip.split].add(clip.case)
+            cases[clip.split].add(patient(clip.source, clip.case))
     for split, labels in seen.items():
         if not labels:
             raise DataError(
@@ -178,7 +179,10 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
         if labels - seen["train"]:
             raise DataError(f"`{name}` holds classes that train has not: {', '.join(sorted(labels - seen['train']))}.")
     warnings = []
-    held = {"test": cases["test"], **{name: {clip.case for clip in clips} for name, clips in labelled.items()}}
+    held = {
+        "test": cases["test"],
+        **{name: {patient(clip.source, clip.case) for clip in clips} for name, clips in labelled.items()},
+    }
     for name, own in held.items():
         leaks = (cases["train"] | cases["val"]) & own
         if not leaks:

@@ -123,6 +123,20 @@ def test_patients_on_two_sides_are_a_leak_also_under_two_names(videos: Path, tmp
     assert len(found([one, other], tmp_path, "none").leaks) == 1
 
 
+def test_a_moment_of_one_video_on_two_sides_is_a_leak_whatever_its_cases_are_called(videos: Path, tmp_path: Path) -> None:
+    clips = sound(videos)
+    (tmp_path / "link.mp4").symlink_to(clips[0].video)
+    again = replace(clips[0], case="elsewhere/c0", split="val", start_s=2.0)
+    for video in (clips[0].video, str(tmp_path / "link.mp4")):
+        result = found([*clips, replace(again, video=video)], tmp_path, "none")
+        assert len(result.leaks) == 1
+        assert "2 to 3 s are in train as case 'c0' and in val as case 'elsewhere/c0'" in result.leaks[0]
+    # A camera that runs all day sees other patients later.
+    result = found([*clips, replace(again, start_s=3.0, end_s=4.0)], tmp_path, "none")
+    assert (result.problems, len(result.remarks)) == ([], 1)
+    assert "at times that do not overlap" in result.remarks[0]
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [

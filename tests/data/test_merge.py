@@ -1,5 +1,6 @@
 """Manifests put together: nothing lost, nothing twice, no patient on two sides."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_clip_in_two_parts_is_found_by_its_file_and_not_by_its_path(other: str
 
     with pytest.raises(DataError, match="0 to 1 s, stands in"):
         merge([first, again], tmp_path / "all.parquet")
+
+
+def test_a_moment_of_one_video_is_refused_on_two_sides_although_its_cases_have_two_names(tmp_path: Path) -> None:
+    # The same folder, indexed from two places: its files are cases by their path from there.
+    first = part(tmp_path / "m.parquet", "one")
+    clip = Clip(str(tmp_path / "one.mp4"), 1.5, 2, "site/one", "test", "folder")
+
+    with pytest.raises(DataError, match=r"1\.5 to 2 s are in train as case 'one' and in test as case 'site/one'"):
+        merge([first, write_manifest(tmp_path / "n.parquet", [clip])], tmp_path / "all.parquet")
+
+    assert not (tmp_path / "all.parquet").exists()
+    merge([first, write_manifest(tmp_path / "n.parquet", [replace(clip, split="train")])], tmp_path / "all.parquet")
+    merge([first, write_manifest(tmp_path / "n.parquet", [replace(clip, start_s=3, end_s=9)])], tmp_path / "all.parquet")
 
 
 def test_a_patient_under_two_names_is_refused_on_two_sides(tmp_path: Path) -> None:

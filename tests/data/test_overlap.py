@@ -54,6 +54,13 @@ def test_a_patient_on_two_sides_is_refused_with_both_names() -> None:
         refuse_overlap(rows)
 
 
+def test_capitals_make_no_other_patient() -> None:
+    assert patient("csv", "P01") == patient("csv", "p01") != patient("csv", "p02")
+    assert patient("Cholec80", "Cholec80/video42") == patient("cholect50", "VID42")
+    with pytest.raises(DataError, match="test: csv p-a; train: csv P-A"):
+        refuse_overlap([("csv", "P-A", "train"), ("csv", "p-a", "test")])
+
+
 def test_one_patient_on_one_side_is_fine() -> None:
     refuse_overlap(
         [("cholec80", "cholec80/video42", "test"), ("cholect50", "cholect50/VID42", "test"), ("cholec80", "video43", "train")]

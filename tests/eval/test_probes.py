@@ -1,5 +1,6 @@
 """Readers and the yardstick built on them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,12 @@ def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> No
     clean = write_manifest(tmp_path / "clean.parquet", [*rows[:3], clip("d", "test", "x")])
     with pytest.raises(DataError, match="2 cases stand in elsewhere and in train or val"):
         read_task(clean, {"elsewhere": again}, ProbeActionConfig())
+    # Another set's name for a patient of train.
+    trained = [replace(row, source="cholec80", case=f"video0{n}") for n, row in enumerate(clean.clips(), 1)]
+    named = write_manifest(tmp_path / "named.parquet", trained)
+    other = write_manifest(tmp_path / "other.parquet", [replace(trained[0], source="cholect50", case="cholect50/VID01")])
+    with pytest.raises(DataError, match="1 cases stand in elsewhere and in train or val"):
+        read_task(named, {"elsewhere": other}, ProbeActionConfig())
     one = write_manifest(tmp_path / "one.parquet", [clip("a", "train", "x"), clip("c", "val", "x"), clip("d", "test", "x")])
     with pytest.raises(DataError, match="nothing to tell apart"):
         read_task(one, {}, ProbeActionConfig())
