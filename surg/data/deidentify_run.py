@@ -7,6 +7,7 @@ OUT.names.csv           which id is which original: beside OUT, because it names
 import csv
 import dataclasses
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from surg.data.adapters.files import is_video, videos_under
 from surg.data.adapters.frame_list import write_frame_list
 from surg.data.deidentify import DeidentifyConfig, Finding, copies_at, deidentified, deidentify
 from surg.data.faces import open_detector
-from surg.data.manifest import Clip, Manifest, write_manifest
+from surg.data.manifest import Clip, Label, Manifest, write_manifest
 from surg.data.segment.given import mask_pictures
 from surg.data.sources import image_rate
 from surg.data.stills import open_stills
@@ -30,6 +31,9 @@ from surg.errors import ConfigError, DataError
 from surg.runs import atomic_file, write_json
 
 Names = dict[str, str]
+SHORTEST = 3
+"""Shorter pieces of a name stand in other words by chance."""
+_NO_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Deidentified:
     manifest: Path | None
     names: Path | None
     folders: tuple[str, ...] = ()
-    """Labels and meta of the new manifest whose values are still folders or names of originals."""
+    """Labels and meta of the new manifest whose values still are folders, names or cases of originals, or are another in every case."""
 
     @property
     def all_black(self) -> list[str]:
@@ -72,8 +76,8 @@ class Deidentified:
             lines.append(f"{untold} videos stand still or are short: whether text is burnt in could not be told. Look at them.")
         if self.folders:
             lines.append(
-                f"{', '.join(self.folders)} in the manifest still tell folders of the originals. Where those name people, index "
-                "with --set labels=none, or take them out."
+                f"{', '.join(self.folders)} in the manifest still tell folders, names or cases of the originals, or are another in every case. "
+                "Where those name people, index with --set labels=none, or take them out."
             )
         if self.failed:
             lines.append(f"{len(self.failed)} videos failed; they are listed in {self.report.name}")
@@ -186,8 +190,9 @@ def _rewritten(
     masks: Names | None,
     folders: set[str],
 ) -> Iterator[Clip]:
-    """`folders` is filled with the labels and meta that still tell a part of an original's path."""
+    """`folders` is filled with the labels and meta that still tell a part of an original's path or case, or tell its cases apart."""
     telling = _telling_cases(manifest) if cases else set()
+    values: dict[str, dict[str, set[str]]] = {}
     for clip in manifest.clips():
         name = names[clip.video]
         if name in findings:
@@ -197,26 +202,58 @@ def _rewritten(
                 continue
             labels = {key: value for key, value in copy.labels.items() if key not in telling}
             meta = {key: value for key, value in copy.meta.items() if key not in telling}
-            parts = {*Path(clip.video).parts, Path(clip.video).stem}
-            folders.update(key for key, value in (*labels.items(), *meta.items()) if value in parts)
+            bare, words = _words_of(clip)
+            for key, value in (*labels.items(), *meta.items()):
+                text = _text(value)
+                # A class 1 of a file 1.mp4 says nothing.
+                known = text in words and (isinstance(value, str) or len(text) >= SHORTEST)
+                if known or (len(bare) >= SHORTEST and bare in text):
+                    folders.add(key)
+                values.setdefault(key, {}).setdefault(clip.case, set()).add(text)
             masks_copy = masks[clip.masks] if masks and clip.masks else None
             yield dataclasses.replace(copy, case=cases[clip.case], labels=labels, meta=meta, masks=masks_copy)
+    folders.update(key for key, of_key in values.items() if _one_a_case(of_key))
 
 
 def _telling_cases(manifest: Manifest) -> set[str]:
-    """Labels and meta that say which case a clip is of, on every clip that has them: the patient's folder, a take, a trial."""
+    """Labels and meta that say which case a clip is of, on every clip that has them: the patient's folder, a number, a take, a trial."""
     told: dict[str, bool] = {}
     same: dict[str, bool] = {}
     seen: dict[str, set[str]] = {}
     for clip in manifest.clips():
-        bare = clip.case.rpartition("/")[2]
+        bare = _bare(clip)
         for key, value in (*clip.labels.items(), *clip.meta.items()):
-            text = value if isinstance(value, str) else ""
-            told[key] = told.get(key, True) and bare in text
-            same[key] = same.get(key, True) and text in (bare, clip.case)
+            text = _text(value)
+            told[key] = told.get(key, True) and isinstance(value, str) and bare in text
+            # Of cases 0 and 1 a class 0 or 1 says nothing.
+            same[key] = (
+                same.get(key, True) and text in (bare, clip.case.casefold()) and (isinstance(value, str) or len(text) > 1)
+            )
             seen.setdefault(key, set()).add(clip.case)
     # A short name of the only case may stand in a word by chance.
     return {key for key in told if same[key] or (told[key] and len(seen[key]) > 1)}
+
+
+def _words_of(clip: Clip) -> tuple[str, set[str]]:
+    """The case's own name, and all words by which a path or a case is known, capitals aside."""
+    path, bare = Path(clip.video), _bare(clip)
+    pieces = {piece for text in (path.stem, bare) for piece in _NO_WORD.split(text.casefold()) if len(piece) >= SHORTEST}
+    return bare, {part.casefold() for part in (*path.parts, path.stem)} | pieces | {bare}
+
+
+def _one_a_case(values: dict[str, set[str]]) -> bool:
+    """Three cases or more, each with a value of its own: a name, a date of birth, a number."""
+    ones = [next(iter(found)) for found in values.values() if len(found) == 1]
+    return len(values) >= 3 and len(set(ones)) == len(values)
+
+
+def _bare(clip: Clip) -> str:
+    return clip.case.rpartition("/")[2].casefold()
+
+
+def _text(value: Label) -> str:
+    """As it would stand in a name: 4711 and 4711.0 are the same number."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).casefold()
 
 
 def _copied_masks(manifest: Manifest, names: Names, findings: dict[str, Finding], folder: Path, names_file: Path) -> Names:

@@ -408,6 +408,38 @@ def test_labels_that_are_folders_of_the_originals_are_said(tmp_path: Path) -> No
     assert "class in the manifest still tell folders" in done.summary()
 
 
+def test_a_number_of_the_patient_goes_with_the_case_that_it_is(tmp_path: Path) -> None:
+    # As a CSV brings it: a number in a column is a number, the case is text.
+    clips = []
+    for number in (4711, 4712):
+        video = str(write(tmp_path / f"in/{number}.mp4", [tissue(i) for i in range(24)]))
+        labels: dict[str, str | float | int] = {"mrn": number, "id": float(number), "class": f"P{number}", "phase_id": 1}
+        clips.append(Clip(video, 0.0, 1.0, str(number), labels=labels))
+    write_manifest(tmp_path / "m.parquet", clips)
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(), workers=1)
+    assert done.manifest is not None
+    assert [clip.labels for clip in Manifest.read(done.manifest).clips()] == [{"phase_id": 1}] * 2
+    assert done.folders == ()
+
+
+def test_labels_that_may_name_a_patient_are_said(tmp_path: Path) -> None:
+    clips = []
+    for number, (case, person) in enumerate((("doe_4711", "John"), ("roe_4712", "Jane"), ("poe_4713", "Ann"))):
+        video = str(write(tmp_path / f"in/{number}.mp4", [tissue(i) for i in range(24)]))
+        labels: dict[str, str | float | int] = {
+            "mrn": int(case[-4:]),
+            "person": person,
+            "phase": "cut",
+            "phase_id": number // 2,
+        }
+        clips += [Clip(video, second, second + 1.0, case, labels=dict(labels)) for second in (0, 1)]
+    clips[0].labels["note"], clips[1].labels["note"] = "DOE_4711 bleeds", "clear"
+    write_manifest(tmp_path / "m.parquet", clips)
+    done = deidentify_all([tmp_path / "m.parquet"], tmp_path / "out", DeidentifyConfig(), workers=1)
+    assert done.folders == ("mrn", "note", "person")
+    assert "mrn, note, person in the manifest still tell" in done.summary()
+
+
 def test_masks_that_are_not_there_are_said_before_the_first_video(tmp_path: Path) -> None:
     video = str(write(tmp_path / "in/doe.mp4", [tissue(i) for i in range(24)]))
     write_manifest(tmp_path / "m.parquet", [Clip(video, 0.0, 1.0, "doe", masks=str(tmp_path / "gone.npz"))])
