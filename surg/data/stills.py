@@ -90,7 +90,9 @@ def check_pixels(path: Path, width: int, height: int, limit: int) -> None:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted((file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES), key=_natural)
+    # A Mac leaves `._img1.png` beside `img1.png`.
+    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    return sorted(files, key=_natural)
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -104,7 +106,7 @@ def _matching(pattern: Path) -> list[Path]:
 
 def _from_list(path: Path, rate: float) -> Stills:
     try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a list of images: {error}") from error
     rows = [line.split("\t") for line in lines]

@@ -35,6 +35,15 @@ def test_a_folder_counts_img2_before_img10(tmp_path: Path) -> None:
     assert painted.numbers_of(read_frames(tmp_path / "f", [0, 1, 2])) == [1, 2, 10]
 
 
+def test_what_a_mac_and_a_windows_editor_leave_is_no_picture(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save(tmp_path / "f" / f"img{number}.png", number)
+    (tmp_path / "f/._img1.png").write_bytes(b"finder")
+    assert painted.numbers_of(read_frames(tmp_path / "f", [0, 1])) == [1, 2]
+    (tmp_path / "list.txt").write_text("\ufefff/img2.png\r\nf/img1.png\r\n", "utf-8", newline="")
+    assert painted.numbers_of(read_frames(tmp_path / "list.txt", [0, 1])) == [2, 1]
+
+
 def test_a_pattern_picks_one_camera_out_of_a_folder_and_forgives_gaps(tmp_path: Path) -> None:
     for number in (3, 4, 9):
         save(tmp_path / f"camera01_colorimage-{number:06d}.png", number)

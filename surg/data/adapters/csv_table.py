@@ -6,6 +6,7 @@
 Paths are absolute or relative to the table. Without end_s a clip lasts to the end of its video.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from surg.data.manifest import Clip, Label
 from surg.errors import ConfigError, DataError
 
 LICENCE = ""
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+(e[+-]?[0-9]+)?|e[+-][0-9]+)", re.IGNORECASE)
 KNOWN = ("video", "start_s", "end_s", "case", "split", "source", "licence")
 
 
@@ -72,7 +75,7 @@ def read(root: Path, ledger: Ledger, *, case: str = "case", delimiter: str = ","
             labels={
                 name: _typed(text)
                 for name, text in row.items()
-                if text and name not in (*KNOWN, case) and not name.startswith("meta.")
+                if text not in ("", "nan", "NaN") and name not in (*KNOWN, case) and not name.startswith("meta.")
             },
             meta={name.removeprefix("meta."): text for name, text in row.items() if text and name.startswith("meta.")},
         )
@@ -88,9 +91,7 @@ def _other_delimiter(row: dict[str, str]) -> str:
 
 
 def _typed(text: str) -> Label:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """A number where the text is how a number is written, else the text: 007, 1_2 and 5e3 are names."""
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else text

@@ -1,11 +1,13 @@
 """What every reader does with a tree of files: find videos and pictures, read tables and JSON with errors that name the line."""
 
+import codecs
 import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from surg.errors import DataError
 
@@ -73,7 +75,8 @@ def first_folder(root: Path, *names: str) -> Path | None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        # From bytes: so a byte order mark and UTF-16 are known.
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -95,12 +98,24 @@ def read_fields(path: Path, separators: str = r"[\s,]+") -> Iterator[tuple[int, 
                 yield number, re.split(separators, line.strip())
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        # utf-8-sig: several of these files were saved by Excel with a byte order mark before the header.
-        return path.open(encoding="utf-8-sig", newline="")
+        with path.open("rb") as file:
+            start = file.read(2)
+        # Excel writes a byte order mark before the header, and its "Unicode text" is UTF-16.
+        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with path.open(encoding=encoding, newline="") as lines:
+            yield lines
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        # Not guessed: in the wrong table of letters names of patients and classes would come out as others.
+        raise DataError(
+            f"{path} is no UTF-8 text: byte {error.object[error.start]:#x} stands at {error.start}. Save it as UTF-8 (Excel: `CSV UTF-8`)."
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}.") from error
 
 
 def number_in(text: str) -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from surg.data.adapters.files import videos_under
+from surg.data.adapters.files import read_json, videos_under
 from surg.data.adapters.ledger import Ledger
 from surg.data.adapters.registry import adapter
 from surg.data.manifest import Clip
@@ -225,6 +225,36 @@ def test_a_table_names_clips_cases_splits_and_labels(tmp_path: Path) -> None:
     assert (first.start_s, first.end_s, first.case, first.split) == (0.5, 2.0, "p1", "train")
     assert (first.labels, first.meta) == ({"phase": "cutting", "grade": 3}, {"site": "north"})
     assert (second.start_s, second.end_s, second.labels) == (0.0, 3.0, {})
+
+
+def test_only_what_is_written_as_a_number_becomes_one(tmp_path: Path) -> None:
+    trees.video(tmp_path / "one.mp4", 2)
+    words = ["007", "1_2", "5e3", "-0.5", "1e-05", "40", "0", "nan", "NaN"]
+    trees.text(tmp_path / "clips.csv", ["video,case,label", *(f"one.mp4,p1,{word}" for word in words)])
+    found = [clip.labels.get("label") for clip in adapter("csv").read(tmp_path / "clips.csv")]
+    assert found == ["007", "1_2", "5e3", -0.5, 1e-05, 40, 0, None, None]
+    assert [type(value) for value in found[3:7]] == [float, float, int, int]
+
+
+def test_a_table_in_utf_16_is_read_and_one_in_an_older_alphabet_is_refused(tmp_path: Path) -> None:
+    trees.video(tmp_path / "one.mp4", 2)
+    table, text = tmp_path / "clips.csv", "video\tcase\r\none.mp4\tMüller\r\n"
+    table.write_bytes(text.encode("utf-16"))
+    assert [clip.case for clip in adapter("csv").read(table, delimiter="tab")] == ["Müller"]
+    table.write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match=r"is no UTF-8 text: byte 0xfc .* Save it as UTF-8"):
+        list(adapter("csv").read(table, delimiter="tab"))
+
+
+def test_a_cell_that_is_no_cell_is_no_traceback(tmp_path: Path) -> None:
+    trees.text(tmp_path / "clips.csv", ["video,case", f"one.mp4,{'x' * 140_000}"])
+    with pytest.raises(DataError, match="cannot be read as a table: field larger"):
+        list(adapter("csv").read(tmp_path / "clips.csv"))
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('\ufeff{"phase": "Präparation"}', "utf-8")
+    assert read_json(tmp_path / "a.json") == {"phase": "Präparation"}
 
 
 def test_another_column_can_be_the_case(tmp_path: Path) -> None:
