@@ -5,6 +5,7 @@ stands every 1/fps seconds, where fps is the clip's (`meta["fps"]`), one per sec
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def open_stills(path: Path, fps: float | None = None) -> Stills:
     rate = fps if fps is not None else 1.0
     if path.suffix.lower() == ".txt":
         return _from_list(path, rate)
-    files = _matching(path) if _is_pattern(path) else _in_folder(path) if path.is_dir() else [path]
+    files = _matching(path) if _is_pattern(path) else in_order(path) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise DataError(f"{path} holds no images; expected {', '.join(sorted(SUFFIXES))}.")
     return Stills(files, np.arange(len(files)) / rate, rate)
@@ -89,9 +90,9 @@ def check_pixels(path: Path, width: int, height: int, limit: int) -> None:
         raise DataError(f"{path} says it is {width} x {height} pixels; expected 1 to {limit} in all. It is damaged, or a trap.")
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    # A Mac leaves `._img1.png` beside `img1.png`.
-    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+def in_order(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """The pictures in a folder, img2 before img10. A Mac leaves `._img1.png` beside `img1.png`, which is none."""
+    files = (file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith("."))
     return sorted(files, key=_natural)
 
 
@@ -131,5 +132,4 @@ def _from_list(path: Path, rate: float) -> Stills:
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    """img2 before img10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(file.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(file.name)]

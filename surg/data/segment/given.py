@@ -11,7 +11,7 @@ import numpy.typing as npt
 from surg.data.manifest import Clip
 from surg.data.segment.masks import Frames, Ids, Segmentation, relabel
 from surg.data.sources import crop_of
-from surg.data.stills import open_stills
+from surg.data.stills import in_order, open_stills
 from surg.errors import DataError
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
@@ -23,7 +23,7 @@ class GivenSegmenter:
     """Hands out the masks of one clip.
 
     `masks` of the clip is an .npz with `ids` (T, H, W), with `times_s` if its frames are not evenly spaced from the clip's start, and with
-    `instances` and `roles` (n,) if its things have names; or a folder of pictures, one a frame in the order of their names, whose grey
+    `instances` and `roles` (n,) if its things have names; or a folder of pictures, one a frame in the order of their names (2 before 10), whose grey
     level or colour is the instance; or a .txt list of such pictures with their times in the video.
     """
 
@@ -85,7 +85,7 @@ def read_masks(path: Path, clip: Clip) -> Segmentation:
 
 def mask_pictures(folder: Path) -> list[Path]:
     """The masks in a folder, in the order of their frames. Raises DataError when there are none."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    files = in_order(folder, PICTURES)
     if not files:
         raise DataError(f"The mask folder {folder} has no pictures; expected {', '.join(PICTURES)}, one a frame.")
     return files

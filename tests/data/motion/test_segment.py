@@ -225,6 +225,17 @@ def test_given_masks_come_from_arrays_and_from_folders_of_pictures(tmp_path):
         assert np.array_equal(given.ids > 0, masks > 0)
 
 
+def test_a_folder_of_masks_is_read_by_number_and_not_by_letter(tmp_path):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(folder / f"mask{number}.png"), np.full((8, 8), number + 1, np.uint8))
+    (folder / "._mask0.png").write_bytes(b"finder")
+    clip = Clip("x.mp4", 0.0, 11.0, "case", masks=str(folder), meta={"fps": "1"})
+    given = GivenSegmenter(clip)(np.zeros((12, 8, 8, 3), np.uint8), np.arange(12.0))
+    assert [given.names[int(ids[0, 0])] for ids in given.ids] == [f"object {number}" for number in range(1, 13)]
+
+
 def test_named_instances_leave_floor_and_walls_out(tmp_path):
     _, masks = tissue(8, ((6.0, 0.0), (-3.0, 2.0)))
     roles = np.array(["surgeon"])
