@@ -6,6 +6,7 @@ the shape of one row's features and what they were made with stand in the table'
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,17 +148,41 @@ def write_mapped(
             writer.write_batch(pa.record_batch([*plain, pa.FixedSizeListArray.from_arrays(flat, width)], schema=schema))
 
 
-def clip_columns(clip: Clip) -> dict[str, str]:
+class VideoNames:
+    """What videos are called in keys: by their file's name, so that a moved manifest resumes. Where a case has several of one name
+    (a recorder's 00000.MTS in the folder of each day or camera), by as much of the path as tells them apart.
+    """
+
+    def __init__(self, videos: Iterable[tuple[str, str]]) -> None:
+        """videos: (path, case) of every clip that is to be told from the others."""
+        groups: dict[tuple[str, str], set[Path]] = {}
+        for video, case in set(videos):
+            groups.setdefault((Path(video).name, case), set()).add(Path(video))
+        self._longer: dict[tuple[str, str], str] = {}
+        for (_, case), paths in groups.items():
+            if len(paths) > 1:
+                common = os.path.commonpath([path.parent for path in paths])
+                self._longer |= {(str(path), case): path.relative_to(common).as_posix() for path in paths}
+
+    @classmethod
+    def of(cls, clips: Iterable[Clip]) -> "VideoNames":
+        return cls((clip.video, clip.case) for clip in clips)
+
+    def __call__(self, video: str, case: str) -> str:
+        return self._longer.get((str(Path(video)), case), Path(video).name)
+
+
+def clip_columns(clip: Clip, names: VideoNames) -> dict[str, str]:
     """What every row of a clip says about it."""
     # As in clip_key: the name and not the folder, and only as a hash.
-    video = item_key(["video", Path(clip.video).name, clip.case])
+    video = item_key(["video", names(clip.video, clip.case), clip.case])
     labels = json.dumps(clip.labels, sort_keys=True)
     return {"case": clip.case, "video": video, "split": clip.split, "source": clip.source, "labels": labels}
 
 
-def clip_key(clip: Clip) -> str:
+def clip_key(clip: Clip, names: VideoNames) -> str:
     """Stable, and tells no file name. The folder of the video does not matter, so that a moved manifest resumes."""
-    return item_key([Path(clip.video).name, clip.start_s, clip.end_s, clip.case, json.dumps(clip.zone)])
+    return item_key([names(clip.video, clip.case), clip.start_s, clip.end_s, clip.case, json.dumps(clip.zone)])
 
 
 def _opened(path: Path) -> pa.Table:

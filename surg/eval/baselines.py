@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surg.data.executor import run
-from surg.data.feature_table import clip_key
+from surg.data.feature_table import VideoNames, clip_key
 from surg.data.manifest import Clip
 from surg.data.sources import read_clip
 from surg.errors import DataError
@@ -42,17 +42,18 @@ def motion(task: "Task", path: Path, workers: int | None) -> list[Predictions]:
     from surg.data.motion import FEATURES, MotionConfig, describe_clip
 
     clips = {name: list(manifest.clips()) for name, manifest in task.sets()}
+    names = VideoNames.of(clip for rows in clips.values() for clip in rows)
     # A clip may stand in two test sets; it is measured once.
-    everything = list({clip_key(clip): clip for rows in clips.values() for clip in rows}.values())
+    everything = list({clip_key(clip, names): clip for rows in clips.values() for clip in rows}.values())
     config = MotionConfig()
-    report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=clip_key)
+    report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=partial(clip_key, names=names))
     if report.failed:
         raise DataError(f"The motion of {len(report.failed)} clips could not be measured. The first: {report.failed[0][1]}")
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, columns=["key", *FEATURES])
     vectors = dict(zip(table.column("key").to_pylist(), np.column_stack([table.column(name).to_numpy() for name in FEATURES])))
-    x = {name: np.array([vectors[clip_key(clip)] for clip in rows], np.float32) for name, rows in clips.items()}
+    x = {name: np.array([vectors[clip_key(clip, names)] for clip in rows], np.float32) for name, rows in clips.items()}
     return _linear("motion, 23 numbers", x, task, clips)
 
 
@@ -128,8 +129,10 @@ def _predictions(
     arm: str, probe: str, test: str, p: Array, task: "Task", rows: list[Clip], chosen: dict[str, float]
 ) -> Predictions:
     cases = np.array([clip.case for clip in rows])
+    # As for the arms, whose features are made set by set.
+    names = VideoNames.of(rows)
     return Predictions(
-        arm, probe, test, p, task.code(_labels(task, rows)), cases, np.array([clip_key(clip) for clip in rows]), chosen
+        arm, probe, test, p, task.code(_labels(task, rows)), cases, np.array([clip_key(clip, names) for clip in rows]), chosen
     )
 
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from surg.config import Config
 from surg.data.breach_spans import breach_spans
 from surg.data.executor import Parts, Progress, item_key
+from surg.data.feature_table import VideoNames
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import Prepared, PreprocessSpec, preprocess
 from surg.data.sources import kept_part
@@ -132,6 +133,7 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
             groups.setdefault((clip.video, json.dumps(clip.zone)), []).append(clip)
     if not groups:
         raise DataError(f"No clip of {manifest.path} carries the label `breach` (0 or 1); sterility cannot be judged on it.")
+    names = VideoNames.of(clip for clips in groups.values() for clip in clips)
     takes = []
     for (video, zone), clips in groups.items():
         spans = [span for clip in clips for span in events_of(clip)]
@@ -143,7 +145,7 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
         labels = {name: value for clip in clips for name, value in clip.labels.items()}
         # Scores of other pictures, of a crop or of none, are not taken up again.
         crop = clips[0].meta.get("crop")
-        key = item_key([Path(video).name, zone, clips[0].case, *([crop] if crop else [])])
+        key = item_key([names(video, clips[0].case), zone, clips[0].case, *([crop] if crop else [])])
         fps = float(clips[0].meta["fps"]) if "fps" in clips[0].meta else None
         takes.append(
             TakeTruth(

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from surg.data.feature_table import read_features
+from surg.data.feature_table import VideoNames, clip_key, read_features
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
 from surg.eval.features import FeatureConfig, embed_manifest, pool_tokens, show, square_views, window_ends
+from surg.eval.probe_action import by_clip
+from surg.eval.sterility import SterilityConfig, takes_by_split
 from surg.eval.torch_transport import TorchTransport
 from surg.serving.client import Client
 from surg.serving.transport import Answer, Request, TransportError
@@ -110,6 +112,35 @@ def test_what_a_manifest_cuts_off_no_evaluation_sees(tmp_path: Path, torch_backe
     takes = (TakeTruth("", clip.video, clip.case, "val", None, 0.0, 1.875, (), (clip,)) for clip in (whole, cut))
     seen, known = ([prepared.frames for _, prepared in windows_of(take, torch_backend.spec, 0.25)] for take in takes)
     assert np.array_equal(seen, known)
+
+
+def recorders(folder: Path) -> Manifest:
+    """One case, two days, two cameras, and every file is called 00000."""
+    from surg.data.factor_disk import write_lossless
+    from surg.data.manifest import write_manifest
+
+    rng, clips = np.random.default_rng(0), []
+    for number, place in enumerate(("mon/left", "mon/right", "tue/left")):
+        path = folder / place / "00000.mkv"
+        path.parent.mkdir(parents=True)
+        write_lossless(path, rng.integers(0, 255, (16, 32, 32, 3), np.uint8), 8.0)
+        labels = {"action": "ab"[number % 2], "breach": 0}
+        clips.append(Clip(str(path), 0.0, 1.875, "p1", "test", labels=labels, meta={"place": place}))
+    return write_manifest(folder / "m.parquet", clips)
+
+
+def test_videos_of_one_case_and_one_name_stay_several(tmp_path: Path, torch_backend: Backend) -> None:
+    manifest = recorders(tmp_path / "a")
+    features = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig(segments=2))
+    assert len(set(features.clips.tolist())) == len(set(features.videos.tolist())) == 3
+    probed = by_clip(features)
+    assert sorted(row["action"] for row in probed.labels) == ["a", "a", "b"]
+    # Of which video a row is can be told again where the set lies elsewhere.
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = VideoNames.of(Manifest.read(tmp_path / "b/m.parquet").clips())
+    assert [clip_key(clip, moved) for clip in Manifest.read(tmp_path / "b/m.parquet").clips()] == list(features.clips[::2])
+    takes = takes_by_split([Manifest.read(tmp_path / "b/m.parquet")], SterilityConfig())
+    assert len({take.key for take in takes["test"]}) == 3
 
 
 def test_windows_lie_inside_the_clip() -> None:
