@@ -60,6 +60,8 @@ class Limits:
 
 
 LIMITS = Limits()
+# A higher rate than this is believed only where there are that many frames.
+FASTEST = 240.0
 # From so far back, in more frames than this, a file's time has begun again.
 AGAIN_S, AGAIN_FRAMES = 1.0, 10
 # A file from a stranger must not lead to other files of this machine, whatever its name ends in.
@@ -102,7 +104,9 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
             walked, packets = _walk(path, limits)
             duration = duration if duration is not None else walked
             count = count or packets
-            rate = rate or (packets / walked if walked else 0.0)
+            # Browsers and telephones stamp WebM in milliseconds, and libav then takes it for 1000 frames per second.
+            if walked and (not rate or (rate > FASTEST and packets / walked < rate / 2)):
+                rate = packets / walked
         if duration > limits.duration_s:
             raise DataError(
                 f"{path} says it lasts {duration:.0f} s; expected at most {limits.duration_s:.0f}. It is damaged, or no video."

@@ -269,3 +269,12 @@ def test_a_file_without_a_stated_length_is_walked_once_and_again_when_it_changed
         assert probe(path) == first
     painted.write(path, 75, 25, options=X264)
     assert (first.frames, probe(path).frames) == (50, 75)
+
+
+def test_a_recording_stamped_in_milliseconds_has_the_rate_of_its_frames(tmp_path: Path) -> None:
+    # 40 ms and 60 ms in turn: 20 frames a second, while the file says 1000.
+    stamps = [50 * number + 10 * (number % 2) for number in range(40)]
+    path = painted.write(tmp_path / "browser.webm", fps=1000, codec="libvpx", stamps=stamps)
+    info = probe(path)
+    assert info.frames == 40
+    assert info.fps == pytest.approx(20, rel=0.05)
