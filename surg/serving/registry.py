@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from surg.errors import ServerError
+from surg.errors import ConfigError, ServerError
 from surg.serving.engine import EngineName, Server
 from surg.serving.engines import embedded
 from surg.serving.engines.guardian import is_free
@@ -44,7 +44,7 @@ def start(
 
     timeout_s: until it must be ready; None goes by the size of what is served.
     """
-    folder = servers_folder() / name
+    folder = _folder(name)
     with _starting(name):
         _clear(repo, name, engine)
         if engine == "docker":
@@ -74,7 +74,17 @@ def start(
 
 def remove(name: str) -> None:
     """Forget a server that does not run: its state and its log."""
-    shutil.rmtree(servers_folder() / name, ignore_errors=True)
+    shutil.rmtree(_folder(name), ignore_errors=True)
+
+
+def _folder(name: str) -> Path:
+    """Where state and log of a server lie. Raises ConfigError for what names no folder of its own: starting and stopping empty it."""
+    if not name or name.startswith(".") or "/" in name:
+        raise ConfigError(
+            f"{name!r} cannot be the name of a server; expected a word without slashes that begins with no dot, such as `second`.\n"
+            "Leave --name out for the usual one. A repository is given without an option: surg serve start REPO"
+        )
+    return servers_folder() / name
 
 
 @contextmanager
@@ -95,7 +105,7 @@ def _starting(name: str) -> Iterator[None]:
 
 def _clear(repo: Path, name: str, engine: EngineName) -> None:
     """Make room for a new server of this name. Raises ServerError when there is one that runs."""
-    folder = servers_folder() / name
+    folder = _folder(name)
     if (folder / "state.json").exists():
         running = find(name)
         try:
@@ -119,7 +129,7 @@ def _clear(repo: Path, name: str, engine: EngineName) -> None:
 
 def find(name: str = DEFAULT) -> Server:
     """A server that was started under this name, running or not. Raises ServerError when there is none."""
-    folder = servers_folder() / name
+    folder = _folder(name)
     try:
         state = json.loads((folder / "state.json").read_text())
     except FileNotFoundError as error:

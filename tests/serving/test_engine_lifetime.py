@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surg.errors import ServerError
+from surg.errors import ConfigError, ServerError
 from surg.runs import write_json
 from surg.serving import registry, repository, shm
 from surg.serving.client import connect
@@ -217,6 +217,20 @@ def test_a_name_is_started_once_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
     with registry._starting("a"), pytest.raises(ServerError, match="being started by another command"):
         registry.start(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "a/b", "/data/repo"])
+def test_a_name_that_is_no_folder_of_its_own_leaves_every_other_server_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting and stopping empty the folder of the name: an empty one named the folder of all servers."""
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    other = registry.servers_folder() / "default" / "state.json"
+    write_json(other, {"engine": "embedded", "repo": str(tmp_path)})
+    for use in (lambda: registry.start(tmp_path, name), lambda: registry.remove(name), lambda: registry.find(name)):
+        with pytest.raises(ConfigError, match="cannot be the name of a server"):
+            use()
+    assert other.exists()
 
 
 def test_a_server_that_failed_to_start_is_forgotten_by_stop(
