@@ -133,10 +133,10 @@ def _watch_on_server(
     times: list[float] = []
     box: Box | None = None
     occupancy: npt.NDArray[np.float32] | None = None
-    done = 0
+    done = between = 0
 
     def send(count: int) -> Iterator[Window]:
-        nonlocal done
+        nonlocal done, between
         assert occupancy is not None
         chunk = np.stack(frames[: spec.num_frames + (count - 1) * stride])
         for answer in client.stream("surg_video", {"frames": chunk, "zone": occupancy, "stride": np.array([stride], np.int32)}):
@@ -152,12 +152,17 @@ def _watch_on_server(
             seen = chunk[at : at + spec.num_frames]
             yield window_of(contract, found, done, times[at], times[at + spec.num_frames - 1], box, None, mean_change(seen))
             done += 1
+        # Windows further apart than they are long leave frames between them, which may still be to come.
+        between = max(count * stride - len(frames), 0)
         del frames[: count * stride], times[: count * stride]
 
     for time_s, frame in iter_frames(video, spec.fps, start_s=start_s, end_s=math.inf if end_s is None else end_s + 1e-6):
         if box is None:
             box = crop_box(frame.shape[1], frame.shape[0], spec, zone)
             occupancy = zone_map(zone, box, frame.shape[1], frame.shape[0], spec)
+        if between:
+            between -= 1
+            continue
         frames.append(resize_box(frame[None], box, spec.size)[0])
         times.append(time_s)
         if len(frames) >= spec.num_frames + (per_request - 1) * stride:

@@ -19,7 +19,7 @@ from surg.data.clips import ClipConfig, frame_times, windows
 from surg.data.preprocess import preprocess
 from surg.data.video import probe, read_frames, write_video
 from surg.errors import ConfigError, ServerError
-from surg.serving import inference
+from surg.serving import inference, stream
 from surg.serving.client import Client, connect
 from surg.serving.engine import Server
 from surg.serving.export import Exported, export_repository
@@ -92,6 +92,19 @@ def test_the_server_slides_as_the_client_does(client: Client, video: Path) -> No
         assert a.action == b.action
         assert a.motion == b.motion > 0
         assert a.breach == pytest.approx(b.breach, abs=1e-6)
+
+
+@pytest.mark.triton
+def test_windows_further_apart_than_they_are_long_stay_where_they_belong(
+    client: Client, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two windows a request: between the second and the third lie frames of the next request."""
+    monkeypatch.setattr(stream, "SERVER_FRAMES", 24)
+    here, there = (list(client.watch(video, ZONE, stride_s=3.0, on_server=side)) for side in (False, True))
+    assert [window.end_s for window in there] == [window.end_s for window in here] == [1.75, 4.75, 7.75, 10.75]
+    assert [window.start_s for window in there] == [window.start_s for window in here]
+    for a, b in zip(here, there):
+        np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-6)
 
 
 @pytest.mark.triton
