@@ -55,9 +55,11 @@ class SharedInputs:
         self._lock = threading.Lock()
         self._usable = True
         self._swept = False
+        self._process = os.getpid()
 
     def put(self, inputs: Mapping[str, Array]) -> Lease | None:
         """Copy the large inputs into a region. None means: send them in the request."""
+        self._leave_to_parent()
         large = {name: array for name, array in inputs.items() if array.nbytes >= LEAST_BYTES and array.dtype != object}
         if not large or not self._usable:
             return None
@@ -92,12 +94,19 @@ class SharedInputs:
     def close(self) -> None:
         from tritonclient.utils import InferenceServerException
 
+        self._leave_to_parent()
         with self._lock:
             regions, self._all, self._free, self._usable = [*self._all, *self._abandoned], [], [], False
             self._abandoned = []
         for region in regions:
             with contextlib.suppress(InferenceServerException):  # gone with the server
                 self._client.unregister_system_shared_memory(region.name, client_timeout=2)
+
+    def _leave_to_parent(self) -> None:
+        """After a fork the regions are the parent's: memory that is mapped stays one, and each would send the other's pixels."""
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), threading.Lock()
+            self.forget()
 
     def _take(self, size: int) -> Region | None:
         with self._lock:

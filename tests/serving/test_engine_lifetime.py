@@ -159,6 +159,26 @@ def test_memory_of_requests_that_ran_out_of_time_is_dropped_too(tmp_path: Path) 
         assert len(look.get_system_shared_memory_status().regions) <= 2
 
 
+def test_a_forked_client_shares_no_memory_with_its_parent(tmp_path: Path) -> None:
+    """Both would write their clips into one region, and each be answered for the other's."""
+    repo, _ = toy_repository(tmp_path)
+    code = (
+        "import os, sys, numpy as np; from surg.serving import shm; shm.LEAST_BYTES = 1; from surg.serving.client import connect\n"
+        "client = connect(sys.argv[1]); shared = client._transport._shared; zeros = np.zeros((4, 32, 32, 3), np.uint8)\n"
+        "client.clip(zeros); woken, wake = os.pipe(); child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.read(woken, 1); lit = client.clip(zeros + 255).embedding[0, 0]; client.close(); os._exit(0 if lit > 254 else 1)\n"
+        "lease = shared.put({'frames': zeros}); os.write(wake, b'.'); assert os.waitpid(child, 0)[1] == 0\n"
+        "assert not any(lease.region.memory[:zeros.nbytes]), 'the pixels of the child'\n"
+        "shared.give_back(lease); assert client.clip(zeros).embedding[0, 0] == 0; client.close()"
+    )
+    with start_server(repo, threads=1) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", code, server.grpc_url], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_process_that_got_the_guardians_id_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """State outlives a restart of the machine, process ids do not."""
     monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path))
