@@ -22,6 +22,7 @@ from surg.errors import CheckFailed, ServerError
 from surg.serving.client import Client, connect
 from surg.serving.contract import Array
 from surg.serving.results import ClipResult, EncoderResult, WorldResult
+from surg.serving.transport import CHANNEL
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class Proof:
                 client.close()
         import tritonclient.grpc as grpc
 
-        client = grpc.InferenceServerClient(self._url.removeprefix("grpc://"))
+        client = grpc.InferenceServerClient(self._url.removeprefix("grpc://"), channel_args=CHANNEL)
         try:
             return dict(getattr(client, question)(*arguments, as_json=True))
         finally:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surg.errors import ServerError
+from surg.errors import ConfigError, ServerError
 from surg.serving.contract import Array, Contract, ModelSpec, contract_from_parameters
 from surg.serving.results import ClipResult, EncoderResult, Window, WorldResult
 from surg.serving.transport import RETRIED, Answer, GrpcTransport, HttpTransport, Request, Transport, TransportError
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from surg.data.preprocess import Polygon
 
 logger = logging.getLogger(__name__)
+
+LONGEST_S = 1e9
+"""Thirty years: what means for ever, infinity itself, fits into no protocol's number."""
 
 Protocol = Literal["grpc", "http", "local"]
 
@@ -102,8 +105,10 @@ class Client:
         version: int | None = None,
         expect: Contract | None = None,
     ) -> None:
+        if max_in_flight < 1:
+            raise ConfigError(f"max_in_flight is {max_in_flight}; expected 1 or more: with none no request would ever be sent.")
         self._transport = transport
-        self._timeout_s, self._patience_s = timeout_s, patience_s
+        self._timeout_s, self._patience_s = _deadline(timeout_s), patience_s
         self._in_flight = threading.BoundedSemaphore(max_in_flight)
         self.max_in_flight = max_in_flight
         self._wanted = version
@@ -252,7 +257,12 @@ class Client:
         spec = self.contract.model(model)
         self._check(spec, inputs)
         request = Request(
-            model, inputs, [tensor.name for tensor in spec.outputs], self.version, _request_id(), timeout_s or self._timeout_s
+            model,
+            inputs,
+            [tensor.name for tensor in spec.outputs],
+            self.version,
+            _request_id(),
+            self._timeout_s if timeout_s is None else _deadline(timeout_s),
         )
         answers = self._transport.stream(request)
         try:
@@ -297,7 +307,7 @@ class Client:
         if version is not None and version not in self.versions:
             raise self._unknown_version(version)
         self._check(spec, inputs)
-        budget = self._timeout_s if timeout_s is None else timeout_s
+        budget = self._timeout_s if timeout_s is None else _deadline(timeout_s)
         # None asked for: whatever is newest on the server, so that a rollback reaches clients that are already connected.
         number = version if version is not None else self._wanted or 0
         names = [tensor.name for tensor in spec.outputs]
@@ -372,10 +382,19 @@ class Client:
             "The embedded server replaces it by itself; elsewhere restart the server. Look: surg serve logs",
             "deadline": f"{what} ran out of time: {error}.\nGive it longer (timeout_s; surg infer --timeout), or see whether the server is overloaded: surg serve status",
             "missing": f"{what}: the server does not have it: {error}.\nIt serves version(s) {', '.join(map(str, getattr(self, 'versions', [])))}.",
+            "foreign": f"{what} got an answer that is not Triton's: {error}.\n"
+            "Another program may listen there, or a proxy be in between. Triton's ports are 8001 for gRPC and 8000 for HTTP.",
             "invalid": f"{what} was refused: {error}.\nCompare it with client.contract.",
             "internal": f"{what} failed on the server: {error}.\nIts log says more: surg serve logs",
         }[error.kind]
         return ServerError(text)
+
+
+def _deadline(timeout_s: float) -> float:
+    """A deadline that both protocols can carry."""
+    if not timeout_s > 0:
+        raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, more than 0. Leave it out for the usual.")
+    return min(timeout_s, LONGEST_S)
 
 
 def _request_id() -> str:

@@ -7,6 +7,7 @@ Transport ── GrpcTransport   one channel, safe across threads; shared memory
 
 import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -17,10 +18,19 @@ import numpy as np
 from surg.serving.contract import NUMPY, Array
 from surg.serving.shm import SharedInputs, can_share
 
-Kind = Literal["unreachable", "busy", "stub", "deadline", "invalid", "missing", "internal"]
+Kind = Literal["unreachable", "busy", "stub", "deadline", "invalid", "missing", "internal", "foreign"]
 
 RETRIED: tuple[Kind, ...] = ("unreachable", "busy", "stub")
 """What a little patience can cure: a server that restarts, a full queue, a stub that is being replaced."""
+
+
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC would go through the proxy that $http_proxy names for the web, even to this very machine. Patients' frames go straight to the
+    # server, or not at all; our HTTP does so too.
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 class TransportError(Exception):
@@ -84,7 +94,7 @@ class GrpcTransport:
 
         self.where = f"grpc://{host}"
         self._grpc = grpc
-        self._client = grpc.InferenceServerClient(host)
+        self._client = grpc.InferenceServerClient(host, channel_args=CHANNEL)
         self._shared = SharedInputs(self._client) if (can_share(host) if shared_memory is None else shared_memory) else None
 
     def configuration(self, model: str, timeout_s: float) -> tuple[dict[str, str], list[int]]:
@@ -136,7 +146,7 @@ class GrpcTransport:
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         host = self.where.removeprefix("grpc://")
         # A stream belongs to one client object: its own, so that other threads keep using ours.
-        client = grpc.InferenceServerClient(host)
+        client = grpc.InferenceServerClient(host, channel_args=CHANNEL)
         try:
             # No deadline for the stream as a whole: it has an answer for every window, and each has its own below.
             client.start_stream(lambda result, error: answers.put((result, error)))
@@ -213,8 +223,8 @@ class HttpTransport:
         self._connection = http.client.HTTPSConnection if tls else http.client.HTTPConnection
 
     def configuration(self, model: str, timeout_s: float) -> tuple[dict[str, str], list[int]]:
-        config = json.loads(self._call("GET", f"/v2/models/{quote(model)}/config", b"", {}, timeout_s)[0])
-        metadata = json.loads(self._call("GET", f"/v2/models/{quote(model)}", b"", {}, timeout_s)[0])
+        config = self._ask(f"/v2/models/{quote(model)}/config", timeout_s)
+        metadata = self._ask(f"/v2/models/{quote(model)}", timeout_s)
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         return parameters, sorted(int(version) for version in metadata.get("versions", []))
 
@@ -244,15 +254,18 @@ class HttpTransport:
             {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
             request.timeout_s,
         )
-        answer = json.loads(body[:length])
-        outputs, start = {}, length
-        for output in answer["outputs"]:
-            size = output["parameters"]["binary_data_size"]
-            outputs[output["name"]] = np.frombuffer(
-                body, NUMPY[output["datatype"]], size // np.dtype(NUMPY[output["datatype"]]).itemsize, start
-            ).reshape(output["shape"])
-            start += size
-        return Answer(outputs, int(answer.get("model_version") or 0))
+        try:
+            answer = json.loads(body[:length])
+            outputs, start = {}, length
+            for output in answer["outputs"]:
+                size = output["parameters"]["binary_data_size"]
+                outputs[output["name"]] = np.frombuffer(
+                    body, NUMPY[output["datatype"]], size // np.dtype(NUMPY[output["datatype"]]).itemsize, start
+                ).reshape(output["shape"])
+                start += size
+            return Answer(outputs, int(answer.get("model_version") or 0))
+        except (ValueError, KeyError, TypeError) as error:
+            raise _foreign(body) from error
 
     def stream(self, request: Request) -> Iterator[Answer]:  # noqa: ARG002
         raise TransportError("invalid", "many answers to one request need a stream, which HTTP has not; connect with gRPC")
@@ -260,12 +273,30 @@ class HttpTransport:
     def close(self) -> None:
         """Nothing is kept open: an idle keep-alive connection would hold up the server's shutdown."""
 
+    def _ask(self, path: str, timeout_s: float) -> dict[str, Any]:
+        data, _ = self._call("GET", path, b"", {}, timeout_s)
+        try:
+            return dict(json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise _foreign(data) from error
+
     def _call(self, method: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float) -> tuple[bytes, int]:
         connection = self._connection(self._host, timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
         try:
+            connection.connect()
+            wire = connection.sock
             connection.request(method, path, body, {**headers, "Connection": "close"})
+            wire.settimeout(_left(deadline))
             response = connection.getresponse()
-            data = response.read()
+            parts = []
+            # A socket's time-out is that of one read: an answer that trickles in would never run out of it.
+            while part := response.read1(READ_BYTES):
+                parts.append(part)
+                wire.settimeout(_left(deadline))
+            data = b"".join(parts)
+            if response.length:
+                raise http.client.IncompleteRead(data, response.length)
         except TimeoutError as error:
             raise TransportError("deadline", f"no answer within {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
@@ -273,8 +304,12 @@ class HttpTransport:
         finally:
             connection.close()
         if response.status != 200:
-            message = _error_text(data)
-            raise TransportError(kind_of(message, HTTP_STATUS.get(response.status, str(response.status))), message)
+            message, status = _error_text(data), HTTP_STATUS.get(response.status)
+            if message is None and status is None:
+                # A proxy's page, or another program's: its words say nothing of a model.
+                raise TransportError("foreign", f"status {response.status} {response.reason}")
+            message = message or f"status {response.status} {response.reason}"
+            raise TransportError(kind_of(message, status or str(response.status)), message)
         return data, int(response.headers.get("Inference-Header-Content-Length", len(data)))
 
 
@@ -282,16 +317,33 @@ HTTP_STATUS = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED",
+    # What a proxy says while the server behind it restarts.
+    502: "UNAVAILABLE",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
 
 
-def _error_text(data: bytes) -> str:
+READ_BYTES = 1 << 20
+
+
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`; TimeoutError when there are none."""
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
+
+
+def _foreign(data: bytes) -> TransportError:
+    return TransportError("foreign", data.decode(errors="replace")[:200] or "an empty body")
+
+
+def _error_text(data: bytes) -> str | None:
+    """The reason in an answer of Triton's; None in anybody else's."""
     try:
         return str(json.loads(data)["error"])
     except (ValueError, KeyError, TypeError):
-        return data.decode(errors="replace")[:500] or "no reason given"
+        return None
 
 
 def _triton_name(array: Array) -> str:
