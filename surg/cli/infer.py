@@ -145,8 +145,7 @@ def _live(
     from surg.serving import inference
     from surg.serving.follow import follow_stream
 
-    contract = client.contract
-    alarms = inference.Alarms(lambda horizon: contract.threshold(horizon) if threshold is None else threshold, stride)
+    alarms = inference.Alarms(lambda horizon: client.contract.threshold(horizon) if threshold is None else threshold, stride)
     seen, dropped, slowest = 0, 0, 0.0
     name = urlsplit(address).hostname or "stream"  # the address may hold a password
 

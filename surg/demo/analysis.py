@@ -115,6 +115,10 @@ def _windows(client: Client, video: Path, zone: Polygon | None, stride_s: float,
     surprise = contract.has("surg_world")
     for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, surprise_every=every):
         analysis.windows.append(window)
+        # The operator may have changed versions since, or on the way.
+        analysis.model = client.contract.checkpoint_sha256[:12]
+        if threshold is None:
+            analysis.threshold = client.contract.threshold(0)
         yield analysis
 
 

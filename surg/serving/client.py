@@ -93,7 +93,7 @@ def _transport(url: str, protocol: Protocol | None, shared_memory: bool | None, 
 
 
 class Client:
-    """Made by `connect`. `contract` says what this server's models take and give."""
+    """Made by `connect`. `contract` says what this server's models take and give; with no version asked for it follows the server's."""
 
     def __init__(
         self,
@@ -260,7 +260,7 @@ class Client:
             model,
             inputs,
             [tensor.name for tensor in spec.outputs],
-            self.version,
+            self._wanted or 0,
             _request_id(),
             self._timeout_s if timeout_s is None else _deadline(timeout_s),
         )
@@ -272,6 +272,7 @@ class Client:
                     answer = next(answers, None)
                 if answer is None:
                     return
+                self._follow_to(answer.version)
                 yield answer
         except TransportError as error:
             raise self._explain(error, request) from error
@@ -315,7 +316,26 @@ class Client:
             raise ServerError(f"{spec.name} was asked for {', '.join(outputs)}; it gives {', '.join(names)}.")
         request = Request(spec.name, inputs, names if outputs is None else list(outputs), number, _request_id(), budget)
         with self._in_flight:
-            return self._try_until(request, time.monotonic() + budget), request.request_id
+            answer = self._try_until(request, time.monotonic() + budget)
+        if number == 0:
+            self._follow_to(answer.version)
+        return answer, request.request_id
+
+    def _follow_to(self, version: int) -> None:
+        """The operator has changed versions: thresholds and fingerprint are to be those of the one that answers."""
+        if version in (0, self.version) or self._wanted is not None:
+            return
+        if version not in self.contracts:
+            try:
+                contracts, self.versions = self._read_contracts()
+            except ServerError as error:
+                logger.debug("version %d answers, but its contract cannot be read yet: %s", version, error)
+                return  # the next answer brings us here again
+            self.contracts = self.contracts | contracts
+        if version in self.contracts:
+            self.contract.require_same_interface(self.contracts[version], self.where)
+            self.version, self.contract = version, self.contracts[version]
+            logger.info("%s answers with version %d now.", self.where, version)
 
     def _try_until(self, request: Request, deadline: float) -> Answer:
         begun, attempt = time.monotonic(), 0

@@ -186,11 +186,21 @@ def as_dict(client: Client, reports: Iterable[Report]) -> dict[str, Any]:
                 "video": str(report.video),
                 "events": [event.__dict__ for event in report.events],
                 "windows": [_row(window) for window in report.windows],
+                **_other_versions(client, report),
                 **({} if report.stopped is None else {"stopped": _reason(report.stopped)}),
             }
             for report in reports
         ],
     }
+
+
+def _other_versions(client: Client, report: Report) -> dict[str, Any]:
+    """Checkpoints by version where it was not, or not only, the one named above: versions may change between videos, and within."""
+    seen = {window.version for window in report.windows} - {0}
+    if seen <= {client.version}:
+        return {}
+    known = client.contracts
+    return {"versions": {str(v): known[v].checkpoint_sha256 if v in known else "" for v in sorted(seen)}}
 
 
 def write(path: Path, client: Client, reports: list[Report]) -> None:

@@ -89,6 +89,8 @@ class Window:
     """Mean change between the frames seen, 0..1: what surprise must be compared with, since it rises where much moves."""
     box: tuple[int, int, int, int] | None = None
     """Part of the picture that was seen, in pixels of the video: x0, y0, x1, y1."""
+    version: int = 0
+    """Model version that answered."""
 
     @property
     def breach(self) -> float:

@@ -148,6 +148,7 @@ def _watch_on_server(
                 out["action"][None] if "action" in out else nothing,
                 out["breach"][None] if "breach" in out else nothing,
                 out["breach_map"][None] if "breach_map" in out else np.zeros((1, 0, 0, 0), np.float32),
+                answer.version,
             )
             seen = chunk[at : at + spec.num_frames]
             yield window_of(contract, found, done, times[at], times[at + spec.num_frames - 1], box, None, mean_change(seen))
@@ -204,4 +205,5 @@ def window_of(
         surprise=surprise,
         motion=motion,
         box=box,
+        version=found.version,
     )

@@ -11,11 +11,12 @@ import pytest
 
 from surg.cli.infer import infer
 from surg.data.video import write_video
+from surg.demo.analysis import analyse
 from surg.errors import ConfigError, DataError, ServerError
-from surg.serving import inference
+from surg.serving import inference, repository
 from surg.serving.client import Client, connect
 from surg.serving.follow import Cutter
-from tests.serving.toy import Clock, toy_contract, toy_repository
+from tests.serving.toy import Clock, toy_contract, toy_model, toy_repository
 
 
 @pytest.fixture
@@ -64,6 +65,22 @@ def test_a_video_that_comes_again_takes_the_place_of_its_first_half(
     infer(follow=str(folder), server=server, out=tmp_path / "e.json")
     (video,) = json.loads((tmp_path / "e.json").read_text())["videos"]
     assert len(video["windows"]) == 4
+
+
+def test_alarms_and_names_are_those_of_the_version_that_answers(folder: Path, server: str, tmp_path: Path) -> None:
+    """What an operator reloads or rolls back reaches clients that are connected: with its threshold, and under its own name."""
+    model = toy_model(tmp_path / "second.onnx")
+    second = toy_contract("2" * 64).model_copy(update={"thresholds": {"breach": 0.9}})
+    with connect(server) as client:
+        reports = [inference.look(client, folder / "a.mp4")]
+        repository.publish(Path(server.removeprefix("local:")), second, {"surg_clip": {"model.onnx": model}})
+        reports.append(inference.look(client, folder / "c.mp4"))
+        (analysis,) = {id(seen): seen for seen in analyse(client, folder / "a.mp4")}.values()
+        written = inference.as_dict(client, reports)
+    assert [len(report.events) for report in reports] == [1, 0]
+    assert (written["model"]["version"], written["model"]["checkpoint_sha256"]) == (2, "2" * 64)
+    assert [video.get("versions") for video in written["videos"]] == [{"1": f"{1:064d}"}, None]
+    assert (analysis.threshold, analysis.model) == (0.9, "2" * 12)
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), ServerError("The server has gone.")])

@@ -57,13 +57,14 @@ def test_rollback_reaches_a_running_server_and_a_client_that_is_connected(tmp_pa
         newer = client.clip(clip)
         server.rollback()
         older = client.clip(clip)
+        assert client.version == 1
+        assert client.contract.checkpoint_sha256 == f"{1:064d}"
         assert (newer.version, older.version) == (2, 1)
         assert newer.embedding[0, 0] == pytest.approx(2 * older.embedding[0, 0], rel=1e-5)
         publish(repo, tmp_path, 3)
         server.reload()
         assert client.clip(clip).version == 3
-        client.refresh()
-        assert client.version == 3
+        assert (client.version, client.contract.checkpoint_sha256) == (3, f"{3:064d}")
 
 
 def test_another_interface_is_refused_and_the_repository_stays(tmp_path: Path) -> None:
