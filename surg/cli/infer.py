@@ -213,9 +213,11 @@ def _with_progress(
 def _print(report: "Report") -> None:
     from collections import Counter
 
+    from surg.serving.inference import name_of
+
     actions = Counter(window.action for window in report.windows if window.action)
     typer.echo(
-        f"{report.video}: {len(report.windows)} windows; "
+        f"{name_of(report.video)}: {len(report.windows)} windows; "
         + ", ".join(f"{name} {count}" for name, count in actions.most_common(3))
     )
     for event in report.events:

@@ -183,7 +183,7 @@ def as_dict(client: Client, reports: Iterable[Report]) -> dict[str, Any]:
         },
         "videos": [
             {
-                "video": str(report.video),
+                "video": name_of(report.video),
                 "events": [event.__dict__ for event in report.events],
                 "windows": [_row(window) for window in report.windows],
                 **_other_versions(client, report),
@@ -211,7 +211,7 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_header(client))
-    rows.writerows(_csv_row(client, report.video, window) for report in reports for window in report.windows)
+    rows.writerows(_csv_row(client, _cell(report.video), window) for report in reports for window in report.windows)
     write_text(path, text.getvalue())
 
 
@@ -229,7 +229,18 @@ def check_out(path: Path, kinds: Sequence[str] = (".json", ".csv")) -> None:
 
 
 def _reason(stopped: BaseException) -> str:
-    return str(stopped).splitlines()[0] if isinstance(stopped, SurgError) else "interrupted"
+    return name_of(str(stopped).splitlines()[0]) if isinstance(stopped, SurgError) else "interrupted"
+
+
+def name_of(path: Path | str) -> str:
+    """A name as text: bytes of it that are no UTF-8, as of old cameras and archives, are shown as \\xff. A file takes no others."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _cell(path: Path) -> str:
+    """A name in a table. Spreadsheets take what begins with one of these signs for a formula; it names the same file with ./ before it."""
+    name = name_of(path)
+    return f"./{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def _header(client: Client) -> list[str]:
@@ -237,7 +248,7 @@ def _header(client: Client) -> list[str]:
     return ["video", "start_s", "end_s", "action", "confidence", *horizons, "surprise"]
 
 
-def _csv_row(client: Client, video: Path | str, window: Window) -> list[Any]:
+def _csv_row(client: Client, video: str, window: Window) -> list[Any]:
     confidence = window.action_probability.get(window.action, "")
     breach = [round(window.breach_probability[f"{second:g}"], 5) for second in client.contract.horizons_s]
     surprise = "" if window.surprise is None else window.surprise

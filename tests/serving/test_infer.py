@@ -67,6 +67,25 @@ def test_a_video_that_comes_again_takes_the_place_of_its_first_half(
     assert len(video["windows"]) == 4
 
 
+def test_a_name_that_is_no_text_or_a_formula_loses_no_hours_of_work(
+    folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    odd, formula = Path(os.fsdecode(b"\xff\xe9t\xe9.mp4")), Path("=1+1.mp4")
+    Path("a.mp4").rename(odd)
+    Path("c.mp4").rename(formula)
+    for out in (tmp_path / "e.json", tmp_path / "e.csv"):
+        infer([odd, formula], server=server, out=out)
+    assert [video["video"] for video in json.loads((tmp_path / "e.json").read_text())["videos"]] == [
+        r"\xff\xe9t\xe9.mp4",
+        "=1+1.mp4",
+    ]
+    assert {line.split(",")[0] for line in (tmp_path / "e.csv").read_text().splitlines()[1:]} == {
+        r"\xff\xe9t\xe9.mp4",
+        "./=1+1.mp4",
+    }
+
+
 def test_alarms_and_names_are_those_of_the_version_that_answers(folder: Path, server: str, tmp_path: Path) -> None:
     """What an operator reloads or rolls back reaches clients that are connected: with its threshold, and under its own name."""
     model = toy_model(tmp_path / "second.onnx")
