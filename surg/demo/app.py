@@ -16,7 +16,7 @@ from surg.demo.exports import write_all, write_annotated
 from surg.demo.live import Ring, read, visitors_stream
 from surg.demo.overlay import draw_heat, draw_zone
 from surg.demo.pages import Page, parse_corners, sentence, uploaded
-from surg.demo.visits import IDLE_S, Visit
+from surg.demo.visits import Visit
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def theme() -> Any:
 def build(page: Page, examples: Sequence[Example] = ()) -> gr.Blocks:
     """The whole page. A browser's session has one Visit, and all that belongs to it goes when the page is closed."""
     blocks: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, int(IDLE_S))) as blocks:
+    # Without Gradio's own `delete_cache`: it goes by age alone, and would take a video from the visitor who still looks at it.
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.HTML(HEADING)
         with gr.Tabs():
             with gr.Tab("Clip"):

@@ -139,9 +139,10 @@ class Visits:
         self.sweep()
 
     def sweep(self) -> None:
-        """End forgotten visits; delete what lies in the uploads' folder and is older than every visit that is left.
+        """End forgotten visits; delete what lies in the uploads' folder and is older than every visit that is left, or than an hour.
 
-        Gradio keeps pictures that it sent to a browser as files and does not say whose they are; their age does.
+        Gradio keeps pictures that it sent to a browser as files and does not say whose they are; their age does. The videos that
+        visitors look at stay, and what was made of them: an analysis may take longer than that.
         """
         now = time.monotonic()
         with self._lock:
@@ -153,11 +154,16 @@ class Visits:
             return
         with self._lock:
             oldest = min((visit.began for visit in self._visits.values()), default=time.time())
-            held = {video.resolve() for video in self._held}
+            kept = {video.resolve() for video in self._held} | {visit.folder.resolve() for visit in self._visits.values()}
+        oldest = max(oldest, time.time() - IDLE_S)
         # Not rglob: before Python 3.13 it ends in an error when a folder goes while it looks, and another visit's may.
         for path in (Path(where, name) for where, _, names in os.walk(folder) for name in names):
             try:
-                if path.is_file() and path.stat().st_ctime < oldest - GRACE_S and path.resolve() not in held:
+                if (
+                    path.is_file()
+                    and path.stat().st_ctime < oldest - GRACE_S
+                    and not kept & {path.resolve(), *path.resolve().parents}
+                ):
                     path.unlink()
             except FileNotFoundError:
                 continue

@@ -187,6 +187,30 @@ def test_the_upload_of_a_program_is_deleted_after_its_answer(page: Page, video: 
     assert not path.exists()
 
 
+def test_a_video_that_is_looked_at_for_longer_than_an_hour_stays(
+    page: Page, video: Path, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio's own schedule goes by age alone: three hours of surgery were gone after one, while they were analysed."""
+    from gradio.route_utils import delete_files_created_by_app
+
+    import surg.demo.visits
+    from surg.demo.app import build
+
+    blocks, visit, path = build(page), page.visits.of("one"), upload(uploads, video)
+    page.open_video(visit, str(path))
+    visit.running = True
+    (visit.folder / "events.json").write_text("{}")
+    (uploads / "frame.webp").write_bytes(b"pixels")
+    blocks.upload_file_set.add(str(path))
+    monkeypatch.setattr(surg.demo.visits, "IDLE_S", -GRACE_S - 2)  # all of this is older than an hour
+    if blocks.delete_cache is not None:
+        delete_files_created_by_app(blocks, -1)
+    page.visits.sweep()
+    assert path.exists()
+    assert (visit.folder / "events.json").exists()
+    assert not (uploads / "frame.webp").exists()
+
+
 def test_pictures_older_than_every_visit_are_swept_and_younger_ones_stay(
     uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
