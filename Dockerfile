@@ -27,8 +27,9 @@ RUN install -d -o 1000 -g 1000 /cache/trt
 USER 1000:1000
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
+# Not urllib, which asks the proxy that http_proxy names: Docker hands the proxies of its own settings to every container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
-  CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+  CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/v2/health/ready'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["/opt/surg/entrypoint.sh"]
 
 FROM ${PYTHON_IMAGE} AS demo
@@ -45,7 +46,7 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/tmp ORT_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_
 USER 1000:1000
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-  CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:7860/', timeout=4)"]
+  CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 7860, timeout=4); c.request('GET', '/'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["surg", "demo"]
 
 FROM ${TRAIN_IMAGE} AS train

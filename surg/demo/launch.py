@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
@@ -44,6 +45,8 @@ def launch(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
     _share_heaps()
+    host = host.strip("[]")
+    shown = f"[{host}]" if ":" in host else host
     _require_free(host, port, "The page", "--port")
     if metrics_port is not None:
         if metrics_port == port:
@@ -56,6 +59,8 @@ def launch(
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # Gradio asks its own page whether it is there, and would ask the web's proxy.
+        os.environ["no_proxy"] = _without_proxy(os.environ, host)
         client = stack.enter_context(connect(server) if server else _embedded(stack, repository))
         other = stack.enter_context(connect(compare)) if compare else None
         examples = shipped()
@@ -73,11 +78,11 @@ def launch(
         page = Page(client, known, other)
         if metrics_port is not None:
             stack.enter_context(metrics.served(host, metrics_port))
-            logger.info("metrics for Prometheus: http://%s:%d/metrics", host, metrics_port)
+            logger.info("metrics for Prometheus: http://%s:%d/metrics", shown, metrics_port)
         stack.enter_context(page.visits.swept())
         blocks = build(page, examples)
         _, address, _ = blocks.queue(default_concurrency_limit=4, max_size=32).launch(
-            server_name=host,
+            server_name=shown,
             server_port=port or _free_port(host),
             prevent_thread_lock=True,
             inbrowser=open_browser,
@@ -110,10 +115,10 @@ def _reference_clips(manifest: Path | None, count: int) -> Any:
 def _require_free(host: str, port: int, what: str, option: str) -> None:
     """Raises ConfigError when nothing could be served there: before a server is started for it."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as wanted:
+        with socket.socket(_family(host)) as wanted:
             # As the page's own server does: a port that was just given back is free.
             wanted.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            wanted.bind((host.strip("[]"), port))
+            wanted.bind((host, port))
     except OSError as error:
         raise ConfigError(
             f"{what} cannot be served at {host}:{port} ({error.strerror or error}). Another demo may be open there.\n"
@@ -121,10 +126,24 @@ def _require_free(host: str, port: int, what: str, option: str) -> None:
         ) from error
 
 
+def _without_proxy(environment: Mapping[str, str], host: str) -> str:
+    """What $no_proxy says already, and the addresses of this page."""
+    said = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    return (
+        said
+        if said.strip() == "*"
+        else ",".join(dict.fromkeys([*filter(None, said.split(",")), "localhost", "127.0.0.1", host]))
+    )
+
+
 def _free_port(host: str) -> int:
-    with socket.socket() as probe_socket:
+    with socket.socket(_family(host)) as probe_socket:
         probe_socket.bind((host, 0))
         return int(probe_socket.getsockname()[1])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _wait() -> None:

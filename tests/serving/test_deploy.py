@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +27,35 @@ from tests.serving.toy import toy_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_health_is_asked_of_the_container_and_not_of_a_proxy(status: int) -> None:
+    """Docker hands the proxies of its settings to every container: a server behind one was never healthy."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]["healthcheck"]["test"][1:]
+    checks = [json.loads(text) for text in re.findall(r"HEALTHCHECK .*\n *CMD (\[.*\])", (ROOT / "Dockerfile").read_text())]
+    assert len(checks) == 2
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            for _, flag, code in [compose, *checks]:
+                here = re.sub(r"\b(8000|7860)\b", str(server.server_address[1]), code)
+                done = subprocess.run(
+                    [sys.executable, flag, here], env={"http_proxy": "http://127.0.0.1:9"}, capture_output=True
+                )
+                assert (done.returncode == 0) is (status == 200), done.stderr
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.triton
