@@ -23,7 +23,7 @@ from surg.model.world import WorldPredictor
 from surg.train.config import TrainConfig
 from surg.train.sources import Source
 from surg.train.stage1 import ContrastHead, MaskHead, OrderHead
-from surg.train.trainee import Trainee
+from surg.train.trainee import HALVED, Trainee
 
 logger = logging.getLogger(__name__)
 BUNDLED_HEADS = ("action", "sterility", "motion_aux")
@@ -84,15 +84,24 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
 def check_shape(config: TrainConfig, start: Start) -> None:
     """Raises ConfigError when clips of the size and length set cannot be cut into the encoder's tokens."""
     shape: Any = start.encoder.config
-    for name, value, part in (
-        ("size", config.data.size, shape.patch_size),
-        ("num_frames", config.data.num_frames, shape.tubelet_size),
+    unit = frame_unit(config, start)
+    halves = f" of each half of a clip, as {', '.join(HALVED)} ask" if unit > shape.tubelet_size else ""
+    for name, value, part, why in (
+        ("size", config.data.size, shape.patch_size, ""),
+        ("num_frames", config.data.num_frames, unit, halves),
     ):
         if value % part:
             nearest = max(part, round(value / part) * part)
             raise ConfigError(
-                f"data.{name}={value} cannot be cut into parts of {part}, as this encoder does. Use --set data.{name}={nearest}"
+                f"data.{name}={value} cannot be cut into parts of {part}, as this encoder does{why}. Use --set data.{name}={nearest}"
             )
+
+
+def frame_unit(config: TrainConfig, start: Start) -> int:
+    """What a clip's length must be a multiple of: a tube, or two where the clip's halves are encoded one by one."""
+    shape: Any = start.encoder.config
+    tubelet: int = shape.tubelet_size
+    return tubelet * (2 if any(set(source.tasks) & set(HALVED) for source in config.data.sources.values()) else 1)
 
 
 def grown(encoder: nn.Module, depth: int) -> nn.Module:

@@ -85,7 +85,7 @@ class DataConfig(Config):
     workers: int = Field(0, ge=0)
     """Processes that decode into the cache before the first step, and threads that make batches ready ahead."""
     curriculum: bool = False
-    """Clip length grows: min(8 + epoch // 50, num_frames), even."""
+    """Clip length grows: min(8 + epoch // 50, num_frames), even; by four frames where clips are halved (order, contrast, mask_aux)."""
     curriculum_every: int = Field(50, gt=0)
     """Epochs per added frame of the curriculum."""
     order: Literal["uniform", "easy-first"] = "uniform"

@@ -168,9 +168,8 @@ def train(
         draws = sampler.draw(step, mix)
         frames = config.data.num_frames
         if config.data.curriculum:
-            frames = min(
-                frames, schedules.frames_at_epoch((step - 1) // per_epoch, every=config.data.curriculum_every, last=frames)
-            )
+            every, unit = config.data.curriculum_every, build.frame_unit(config, start)
+            frames = min(frames, schedules.frames_at_epoch((step - 1) // per_epoch, every=every, last=frames, unit=unit))
         return draws, read_batch(draws[accelerator.process_index :: world], sources, reading.longer(frames))
 
     watch = Watch(config, trainee, held_out, reading, classes) if main or sharded else None

@@ -71,12 +71,12 @@ def teacher_momentum(step: int, *, steps: float, start: float, final: float) -> 
     return start + (step - 1) * (final - start) / steps
 
 
-def frames_at_epoch(epoch: int, *, first: int = 8, every: int = 50, last: int = 32) -> int:
-    """Clip-length curriculum `min(8 + epoch // 50, 32)`, rounded down to even: a token spans two frames."""
+def frames_at_epoch(epoch: int, *, first: int = 8, every: int = 50, last: int = 32, unit: int = 2) -> int:
+    """Clip-length curriculum `min(8 + epoch // 50, 32)`, rounded down to a multiple of `unit`: a token spans two frames."""
     if first % 2 or last % 2 or first < 2:
         raise ConfigError(f"A clip-length curriculum needs even lengths of at least 2; found {first} to {last}.")
     frames = min(first + epoch // every, last)
-    return frames - frames % 2
+    return max(frames - frames % unit, unit)
 
 
 def stage_at(step: int, lengths: list[int]) -> tuple[int, int]:

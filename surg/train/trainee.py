@@ -22,6 +22,8 @@ from surg.train.worlds import frame_tokens, world_loss
 Grid = tuple[int, int, int]
 # Between two time steps things move by a tenth of a patch: the flow head speaks in such units, so that its errors count.
 FLOW_SCALE = 10.0
+# Losses of clips whose halves are encoded one by one.
+HALVED = ("order", "contrast", "mask_aux")
 
 
 @dataclass
@@ -106,8 +108,7 @@ class Trainee(nn.Module):
             world: WorldPredictor = self.heads["world"]  # type: ignore[assignment]
             value = world_loss(world, tokens, batch.actions[rows], batch.states[rows], plane, self.config.roll_out)
             out["world"] = value * scale("world", rows)
-        if "order" in batch.tasks or "contrast" in batch.tasks:
-            self._pairs(clip, batch, out, scale)
+        self._pairs(clip, batch, out, scale)
         if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
             pooled = self.encode(clip[rows]).float().mean(dim=1)
             out["clear"] = clear(pooled, batch.stored[rows]) * scale("clear", rows)
@@ -240,21 +241,30 @@ class Trainee(nn.Module):
         return scores.topk(count, dim=1).indices.sort(dim=1).values
 
     def _pairs(self, clip: Tensor, batch: Batch, out: dict[str, Tensor], scale: Callable[[str, Tensor], float]) -> None:
-        """Stage 1: the halves of a clip give the temporal order, a second view the contrast."""
-        rows = _any(batch.tasks, ("order", "contrast"))
+        """Stage 1: the halves of a clip give the temporal order, a second view the contrast, what moves the mask to denoise."""
+        wanted = {name: getattr(self.config.weights, name) for name in HALVED}
+        on = {name: batch.tasks[name] for name in HALVED if wanted[name] and name in self.heads and name in batch.tasks}
+        rows = _any(on, HALVED)
         if rows is None or not bool(rows.any()):
             return
-        weights, part = self.config.weights, clip[rows]
+        part = clip[rows]
         half = part.shape[2] // 2
         early, late = self.encode(part[:, :, :half]), self.encode(part[:, :, half:])
-        if weights.order and "order" in self.heads:
-            out["order"] = self.heads["order"](early, late) * scale("order", rows)
-        if weights.mask_aux and "mask_aux" in self.heads and "mask_aux" in batch.tasks:
-            out["mask_aux"] = self.heads["mask_aux"](torch.cat([early, late], dim=1), part) * scale("order", rows)
-        if weights.contrast and "contrast" in self.heads and batch.views is not None:
-            views = self.normalise(batch.views[rows])
-            other = torch.cat([self.encode(views[:, :, :half]), self.encode(views[:, :, half:])], dim=1)
-            out["contrast"] = self.heads["contrast"](torch.cat([early, late], dim=1), other) * scale("order", rows)
+        for name, members in on.items():
+            inside = members[rows]
+            if not bool(inside.any()):
+                continue
+            first, second = _rows(early, inside), _rows(late, inside)
+            if name == "order":
+                value = self.heads["order"](first, second)
+            elif name == "mask_aux":
+                value = self.heads["mask_aux"](torch.cat([first, second], dim=1), _rows(part, inside))
+            else:
+                assert batch.views is not None
+                views = self.normalise(batch.views[members])
+                other = torch.cat([self.encode(views[:, :, :half]), self.encode(views[:, :, half:])], dim=1)
+                value = self.heads["contrast"](torch.cat([first, second], dim=1), other)
+            out[name] = value * scale(name, members)
 
 
 def _answer(answers: dict[str, Tensor] | None, name: str, logits: Tensor, rows: Tensor) -> None:

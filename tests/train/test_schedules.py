@@ -41,6 +41,7 @@ def test_weight_decay_and_momentum_are_the_official_ones() -> None:
 def test_clips_grow_by_a_pair_of_frames_at_a_time() -> None:
     lengths = [schedules.frames_at_epoch(epoch) for epoch in (0, 49, 50, 99, 100, 5000)]
     assert lengths == [8, 8, 8, 8, 10, 32]
+    assert [schedules.frames_at_epoch(epoch, unit=4) for epoch in (50, 150, 200, 5000)] == [8, 8, 12, 32]
     with pytest.raises(ConfigError, match="even"):
         schedules.frames_at_epoch(0, first=7)
 

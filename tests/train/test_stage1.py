@@ -10,6 +10,7 @@ import torch
 
 from surg.errors import ConfigError
 from surg.model.world import SurgicalActionConditionedWorldModel
+from surg.runs import RunFolder
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
@@ -126,3 +127,21 @@ def test_the_flag_that_lets_the_encoder_learn_makes_its_recipe(tissue: Path) -> 
 def test_mask_denoising_is_refused_where_no_source_has_it(given: dict[str, Any], tissue: Path) -> None:
     with pytest.raises(ConfigError, match="has no mask denoising"):
         resolve(Choices("pretrain", [str(tissue)], **given))
+
+
+def test_clips_that_are_halved_must_come_out_even(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"num_frames=10 .*half of a clip.* data\.num_frames=8"):
+        train(settings("stage1", "data.num_frames=10"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_curriculum_of_halved_clips_grows_by_what_can_be_halved(settings: Settings, tmp_path: Path) -> None:
+    growing = ("data.curriculum=true", "data.curriculum_every=1", "data.num_frames=16", "batch_size=9")
+    assert train(settings("stage1", "steps=5", *growing), tmp_path / "run").step == 5
+
+
+@pytest.mark.parametrize("task", ["contrast", "mask_aux"])
+def test_each_task_of_stage_1_works_alone(task: str, settings: Settings, tmp_path: Path) -> None:
+    train(settings("stage1", "steps=1", f"data.sources.main.tasks=[{task}]", "loss.weights.mask_aux=0.1"), tmp_path / "run")
+    row = next(row for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "train")
+    assert row[task] > 0
