@@ -48,17 +48,22 @@ def context_weight(step: int, lambda_: float, start: int = 15_000, end: int = 30
     return lambda_ * min(1.0, max(0.0, (step - start) / max(1, end - start)))
 
 
-def info_nce(first: Tensor, second: Tensor, queue: Tensor | None = None, temperature: float = 0.07) -> Tensor:
+def info_nce(
+    first: Tensor, second: Tensor, queue: Tensor | None = None, temperature: float = 0.07, same: Tensor | None = None
+) -> Tensor:
     """Two views of each clip attract, everything else repels.  (B, D), (B, D), queue (Q, D) of earlier views.
 
-    Without the queue a batch of 4 gives each clip 3 negatives.
+    Without the queue a batch of 4 gives each clip 3 negatives. `same`, bool (B, B + Q): the candidate is of the very clip that asks; but
+    for the other view it is asked about, it is left out.
     """
     first, second = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
     where = torch.arange(len(first), device=first.device)
+    out = None if same is None else same & ~F.one_hot(where, same.shape[1]).bool()
 
     def one_way(a: Tensor, b: Tensor) -> Tensor:
         candidates = b if queue is None else torch.cat([b, F.normalize(queue.float(), dim=-1)])
-        return F.cross_entropy(a @ candidates.T / temperature, where)
+        logits = a @ candidates.T / temperature
+        return F.cross_entropy(logits if out is None else logits.masked_fill(out, -torch.inf), where)
 
     return (one_way(first, second) + one_way(second, first)) / 2
 

@@ -29,9 +29,13 @@ class OrderHead(nn.Module):
 
 
 class ContrastHead(nn.Module):
-    """InfoNCE between two views of a clip, with a queue of earlier views: with batch 4 there would be 3 negatives."""
+    """InfoNCE between two views of a clip, with a queue of earlier views: with batch 4 there would be 3 negatives.
+
+    A set of fewer clips than the queue's places meets itself there: a clip's own earlier views are no negatives.
+    """
 
     queue: Tensor
+    of: Tensor
     filled: Tensor
 
     def __init__(self, width: int, out: int = 128, temperature: float = 0.07, queue: int = 256) -> None:
@@ -39,22 +43,29 @@ class ContrastHead(nn.Module):
         self.temperature = temperature
         self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
         self.register_buffer("queue", torch.zeros(queue, out))
+        self.register_buffer("of", torch.full((queue, 2), -1))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """Tokens of both views (B, N, D). Returns the loss; while training the second views join the queue."""
+    def forward(self, one: Tensor, other: Tensor, clips: Tensor) -> Tensor:
+        """Tokens of both views (B, N, D) of `clips` (B, 2), which source and which of its clips. Returns the loss; while training the
+        second views join the queue."""
         first, second = self.net(one.mean(dim=1)), self.net(other.mean(dim=1))
         known = min(int(self.filled), len(self.queue))
-        loss = losses.info_nce(first, second, self.queue[:known] if known else None, self.temperature)
+        # Val's clips have numbers of their own: none of them is in the queue.
+        waiting = self.of[:known] if self.training else torch.full_like(self.of[:known], -1)
+        same = (clips[:, None] == torch.cat([clips, waiting])[None]).all(dim=-1)
+        loss = losses.info_nce(first, second, self.queue[:known] if known else None, self.temperature, same)
         if self.training and len(self.queue):
-            self.remember(second.detach())
+            self.remember(second.detach(), clips)
         return loss
 
     @torch.no_grad()
-    def remember(self, views: Tensor) -> None:
-        places = (int(self.filled) + torch.arange(len(views), device=views.device)) % len(self.queue)
-        self.queue[places] = views.to(self.queue.dtype)
-        self.filled += len(views)
+    def remember(self, views: Tensor, clips: Tensor) -> None:
+        # Of more views than there are places the last ones stay.
+        views, clips, passed = views[-len(self.queue) :], clips[-len(self.queue) :], max(len(views) - len(self.queue), 0)
+        places = (int(self.filled) + passed + torch.arange(len(views), device=views.device)) % len(self.queue)
+        self.queue[places], self.of[places] = views.to(self.queue.dtype), clips
+        self.filled += passed + len(views)
 
 
 class MaskHead(nn.Module):

@@ -261,9 +261,10 @@ class Trainee(nn.Module):
                 value = self.heads["mask_aux"](torch.cat([first, second], dim=1), _rows(part, inside))
             else:
                 assert batch.views is not None
+                assert batch.ids is not None
                 views = self.normalise(batch.views[members])
                 other = torch.cat([self.encode(views[:, :, :half]), self.encode(views[:, :, half:])], dim=1)
-                value = self.heads["contrast"](torch.cat([first, second], dim=1), other)
+                value = self.heads["contrast"](torch.cat([first, second], dim=1), other, batch.ids[members])
             out[name] = value * scale(name, members)
 
 

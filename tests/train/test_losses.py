@@ -27,6 +27,17 @@ def test_info_nce_uses_the_queue_as_negatives() -> None:
     assert float(more) == pytest.approx(math.log(1 + 2 * math.exp(-1) + math.exp(-2)), rel=1e-5)
 
 
+def test_a_clips_own_earlier_views_are_no_negatives() -> None:
+    # Clip 7 twice in the batch and once in the queue, clip 8 once in each: all similarities 0 but that of a view with itself.
+    views, queue = torch.eye(3, 6), torch.eye(6)[3:5]
+    clips, waiting = torch.tensor([7, 8, 7]), torch.tensor([8, 7])
+    same = clips[:, None] == torch.cat([clips, waiting])[None]
+    found = losses.info_nce(views, views, queue, temperature=1.0, same=same)
+    # Clip 7's negatives: clip 8 in the batch and in the queue; clip 8's: both of 7 in the batch, and the one in the queue.
+    wanted = 2 * math.log(1 + 2 * math.exp(-1)) / 3 + math.log(1 + 3 * math.exp(-1)) / 3
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_cares_less_for_what_is_known() -> None:
     logits, target = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])
     plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)

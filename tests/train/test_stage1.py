@@ -14,7 +14,7 @@ from surg.runs import RunFolder
 from surg.train.config import TrainConfig
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
-from surg.train.stage1 import OrderHead
+from surg.train.stage1 import ContrastHead, OrderHead
 
 Settings = Callable[..., TrainConfig]
 
@@ -145,3 +145,25 @@ def test_each_task_of_stage_1_works_alone(task: str, settings: Settings, tmp_pat
     train(settings("stage1", "steps=1", f"data.sources.main.tasks=[{task}]", "loss.weights.mask_aux=0.1"), tmp_path / "run")
     row = next(row for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "train")
     assert row[task] > 0
+
+
+def test_the_queue_knows_whose_views_wait_in_it() -> None:
+    """A set of two clips: whatever the queue holds is theirs, so that each has the other for its only negatives."""
+    torch.manual_seed(0)
+    head, clips = ContrastHead(16, out=8, temperature=1.0, queue=5), torch.tensor([[0, 0], [0, 1]])
+    for _ in range(4):
+        head(torch.randn(2, 3, 16), torch.randn(2, 3, 16), clips)
+    assert sorted(head.of.tolist()) in ([[0, 0]] * 2 + [[0, 1]] * 3, [[0, 0]] * 3 + [[0, 1]] * 2)
+    alone = torch.randn(1, 3, 16)
+    with torch.no_grad():
+        head.of.fill_(0)
+        # Only itself is there, and nothing to be told from.
+        assert float(head(alone, torch.randn(1, 3, 16), clips[:1])) == pytest.approx(0.0, abs=1e-6)
+        # A clip of val bears the same number and is another one.
+        assert float(head.eval()(alone, torch.randn(1, 3, 16), clips[:1])) > 0.1
+
+
+def test_a_queue_shorter_than_the_batch_keeps_the_last_views() -> None:
+    head, clips = ContrastHead(16, out=8, queue=3), torch.stack([torch.zeros(7), torch.arange(7)], 1).long()
+    head(torch.randn(7, 2, 16), torch.randn(7, 2, 16), clips)
+    assert sorted(head.of[:, 1].tolist()) == [4, 5, 6]
