@@ -84,6 +84,15 @@ class Batch:
     def __getitem__(self, part: slice) -> "Batch":
         return self._map(lambda tensor: tensor[part])
 
+    def answers(self) -> dict[str, int]:
+        """How many answers its clips have, for the losses that are means over those and not over clips."""
+        found: dict[str, Tensor] = {}
+        if (rows := self.tasks.get("sterility")) is not None:
+            found["breach"] = torch.isfinite(self.breach[rows])
+        if (rows := self.tasks.get("motion_aux")) is not None:
+            found |= {"motion_class": self.action[rows] >= 0, "motion": torch.isfinite(self.motion[rows])}
+        return {name: int(known.sum()) for name, known in found.items()}
+
     def _map(self, function: Any) -> "Batch":
         values: dict[str, Any] = {}
         for field in fields(self):

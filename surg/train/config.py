@@ -304,7 +304,7 @@ class TrainConfig(Config):
     batch_size: int = Field(8, gt=0)
     """Clips of one optimiser step, over all processes."""
     accumulate: int = Field(1, gt=0)
-    """Parts a batch is split into to save memory; gradients are those of the whole batch."""
+    """Parts a batch is split into to save memory; gradients are those of the whole batch (contrast has the negatives of its part and the queue)."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has it (GPU, or a CPU with AVX512-BF16 or AMX), else fp32."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"

@@ -30,6 +30,8 @@ def gradients(
     trainee.train()
     world, rank = int(accelerator.num_processes), int(accelerator.process_index)
     members = {task: sum(takes_part(task, draw, sources, classes) for draw in draws) for task in [*batch.tasks, "clear"]}
+    # Which horizons are known depends on where a window ended: only the process that read a clip can say.
+    members |= parallel.summed(batch.answers(), batch.frames.device, world)
 
     def scale(task: str, rows: Tensor) -> float:
         # Mean over these rows -> this part's share of the mean over all rows; DDP then averages over processes.

@@ -19,11 +19,11 @@ def normalised(targets: Tensor, levels: int = 1) -> Tensor:
 
 
 def latent(predicted: Tensor, target: Tensor, exponent: float = 1.0, weight: Tensor | None = None) -> Tensor:
-    """Mean of |predicted - target|^p / p; p = 1 is L1, p = 2 half the MSE.  `weight`: (B, K), scaled to mean 1."""
+    """Mean of |predicted - target|^p / p; p = 1 is L1, p = 2 half the MSE.  `weight`: (B, K), scaled to mean 1 in each clip."""
     error = (predicted.float() - target.float()).abs()
     error = error if exponent == 1.0 else error**exponent
     if weight is not None:
-        error = error * (weight / weight.mean().clamp_min(1e-12)).unsqueeze(-1)
+        error = error * (weight / weight.mean(dim=1, keepdim=True).clamp_min(1e-12)).unsqueeze(-1)
     return error.mean() / exponent
 
 

@@ -183,6 +183,15 @@ def broadcast(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
         dist.broadcast(tensor, 0)
 
 
+def summed(counts: dict[str, int], device: torch.device, world: int) -> dict[str, int]:
+    """Each count over all processes."""
+    if world == 1 or not counts:
+        return counts
+    told = torch.tensor(list(counts.values()), device=device)
+    dist.all_reduce(told)
+    return dict(zip(counts, told.tolist()))
+
+
 def anyone(flag: bool, accelerator: Accelerator) -> bool:
     """Whether any process says so: all must stop and save together."""
     if accelerator.num_processes == 1:

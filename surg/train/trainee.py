@@ -189,9 +189,11 @@ class Trainee(nn.Module):
                 if bool(inside.any()):
                     both = members & rows
                     ids = None if keep is None else keep[inside]
-                    losses_of = self._head_losses(name, _rows(tokens, inside), batch, both, self.grid(clip), ids, answers)
+                    losses_of = self._head_losses(
+                        name, _rows(tokens, inside), batch, both, self.grid(clip), ids, scale, answers
+                    )
                     for loss, value in losses_of.items():
-                        out[loss] = out.get(loss, 0.0) + value * scale(name, both)
+                        out[loss] = out.get(loss, 0.0) + value
 
     def _head_losses(
         self,
@@ -201,37 +203,42 @@ class Trainee(nn.Module):
         rows: Tensor,
         grid: Grid,
         keep: Tensor | None,
+        scale: Callable[[str, Tensor], float],
         answers: dict[str, Tensor] | None,
     ) -> dict[str, Tensor]:
-        """Losses of one head on the tokens of its clips `rows`; `keep` are the ids of the tokens where not all are there."""
-        head = self.heads[name]
+        """Losses of one head on the tokens of its clips `rows`, as their share of the whole batch's; `keep` are the ids of the tokens where
+        not all are there."""
+        head, share = self.heads[name], scale(name, rows)
         if name == "action":
             smoothing = self.config.label_smoothing if self.training else 0.0
             logits = head(tokens).float()
             _answer(answers, "action", logits, rows)
-            found = {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing)}
+            found = {"action": F.cross_entropy(logits, batch.action[rows], label_smoothing=smoothing) * share}
             if "action_map" in self.heads:
                 where = batch.acting[rows].flatten(1)
                 where = where if keep is None else where.gather(1, keep)
-                found["action_map"] = losses.acting(self.heads["action_map"](tokens).float(), where, batch.action[rows])
+                found["action_map"] = losses.acting(self.heads["action_map"](tokens).float(), where, batch.action[rows]) * share
             return found
         if name == "motion_aux":
-            return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows])}
+            return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows], scale)}
         if name == "flow":
             assert batch.flow is not None
             flow = batch.flow[rows].flatten(1, 3)
             wanted = FLOW_SCALE * (flow if keep is None else _take(flow, keep))
-            return {"flow": F.smooth_l1_loss(head(tokens).float(), wanted)}
+            return {"flow": F.smooth_l1_loss(head(tokens).float(), wanted) * share}
         logits, place = head(tokens, grid, batch.zone[rows], keep)
         _answer(answers, "breach", logits.float(), rows)
-        found = {"sterility": breach_loss(logits.float(), batch.breach[rows], self.config)}
+        asked = batch.breach[rows]
+        found = {"sterility": breach_loss(logits.float(), asked, self.config) * scale("breach", torch.isfinite(asked))}
         if self.config.weights.breach_map:
             where = batch.place[rows].flatten(1)
-            found["breach_map"] = losses.dense(place.float().flatten(1), where if keep is None else where.gather(1, keep))
+            found["breach_map"] = (
+                losses.dense(place.float().flatten(1), where if keep is None else where.gather(1, keep)) * share
+            )
         if "unsterile_map" in self.heads:
             where = batch.unsterile[rows].flatten(1)
             where = where if keep is None else where.gather(1, keep)
-            found["unsterile_map"] = losses.covered(self.heads["unsterile_map"](tokens).float().squeeze(-1), where)
+            found["unsterile_map"] = losses.covered(self.heads["unsterile_map"](tokens).float().squeeze(-1), where) * share
         return found
 
     def _random_tokens(self, clip: Tensor, share: float) -> Tensor:
@@ -274,15 +281,20 @@ def _answer(answers: dict[str, Tensor] | None, name: str, logits: Tensor, rows: 
         answers[name][rows] = logits.detach()
 
 
-def motion_aux_loss(predicted: tuple[Tensor, Tensor], action: Tensor, motion: Tensor) -> Tensor:
-    """Class and (z-normed) motion features; what a clip does not have is left out."""
+def motion_aux_loss(
+    predicted: tuple[Tensor, Tensor], action: Tensor, motion: Tensor, scale: Callable[[str, Tensor], float] = lambda _, __: 1.0
+) -> Tensor:
+    """Class and (z-normed) motion features; what a clip does not have is left out. Two means, over the clips with a class and over the features
+    that are known: `scale` makes each its share of the whole batch's."""
     logits, features = predicted
     total = logits.sum() * 0.0 + features.sum() * 0.0
     if bool((action >= 0).any()):
-        total = total + F.cross_entropy(logits.float(), action, ignore_index=-1)
+        total = total + F.cross_entropy(logits.float(), action, ignore_index=-1) * scale("motion_class", action >= 0)
     known = torch.isfinite(motion[:, : features.shape[1]])
     if bool(known.any()):
-        total = total + F.smooth_l1_loss(features.float()[known], motion[:, : features.shape[1]][known])
+        total = total + F.smooth_l1_loss(features.float()[known], motion[:, : features.shape[1]][known]) * scale(
+            "motion", known
+        )
     return total
 
 
