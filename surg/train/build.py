@@ -48,6 +48,10 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
     from its state.
     """
     if config.init is None:
+        if config.model.grow is not None:
+            raise ConfigError(
+                f"model.grow={config.model.grow} adds blocks to a trained encoder, and none is given. Give one: --init RUN"
+            )
         return Start(*_fresh(config), {}, {}, None)
     try:
         path = find_bundle(config.init)
@@ -61,18 +65,17 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
         return Start(
             bundle.encoder, bundle.predictor, dict(bundle.heads), bundle.meta, bundle.meta.get("init_sha256"), bundle.world
         )
+    if config.model.encoder or config.model.factorized:
+        raise ConfigError(f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init.")
     if path.suffix == ".safetensors" and _is_ours(path):
         bundle = load_bundle(path)
         if bundle.encoder is None:
             raise CheckpointError(f"{path} holds no encoder, so nothing can be trained from it.")
-        if config.model.encoder or config.model.factorized:
-            raise ConfigError(
-                f"{path} brings its own encoder: leave out model.encoder and model.factorized, or leave out --init."
-            )
         encoder = bundle.encoder if config.model.grow is None else grown(bundle.encoder, config.model.grow)
         predictor = bundle.predictor or build_predictor(_predictor_config(config, encoder))
         return Start(encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
     encoder = load_encoder(path, key=config.init_key)
+    encoder = encoder if config.model.grow is None else grown(encoder, config.model.grow)
     try:
         predictor = load_predictor(path)
     except CheckpointError as error:
@@ -84,6 +87,10 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
 def check_shape(config: TrainConfig, start: Start) -> None:
     """Raises ConfigError when clips of the size and length set cannot be cut into the encoder's tokens."""
     shape: Any = start.encoder.config
+    if shape.embed_dim % (config.model.head_heads or 1):
+        raise ConfigError(
+            f"model.head_heads={config.model.head_heads} does not divide this encoder's width of {shape.embed_dim}."
+        )
     unit = frame_unit(config, start)
     halves = f" of each half of a clip, as {', '.join(HALVED)} ask" if unit > shape.tubelet_size else ""
     for name, value, part, why in (
@@ -157,7 +164,7 @@ def build_trainee(
     attention: int = getattr(shape, "num_heads", 3) if config.model.head_heads is None else config.model.head_heads
     heads: dict[str, nn.Module] = {}
     if "action" in tasks:
-        heads["action"] = _kept(start, "action", classes) or AttentiveClassifier(
+        heads["action"] = _kept(start, "action", classes, config.model.head_depth) or AttentiveClassifier(
             width, attention, config.model.head_depth, len(classes)
         )
     if "action" in tasks and config.loss.weights.action_map:
@@ -166,7 +173,7 @@ def build_trainee(
         heads["motion_aux"] = _kept(start, "motion_aux", classes) or MotionAuxHead(width, num_classes=max(len(classes), 1))
     if "sterility" in tasks:
         fresh = SterilityHead(width, depth=config.model.head_depth, horizons_s=config.model.horizons_s)
-        heads["sterility"] = _kept(start, "sterility", config.model.horizons_s) or fresh
+        heads["sterility"] = _kept(start, "sterility", config.model.horizons_s, config.model.head_depth) or fresh
     if "sterility" in tasks and config.loss.weights.unsterile_map:
         heads["unsterile_map"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
     if "flow" in tasks:
@@ -234,8 +241,8 @@ def _kept_world(config: TrainConfig, start: Start, sources: dict[str, Source] | 
     return start.world
 
 
-def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None:
-    """The head that came with the weights, when it answers the same questions."""
+def _kept(start: Start, name: str, answers: tuple[Any, ...], depth: int | None = None) -> nn.Module | None:
+    """The head that came with the weights, when it answers the same questions. `depth` is that of a fresh one."""
     head = start.heads.get(name)
     if head is None:
         return None
@@ -243,6 +250,14 @@ def _kept(start: Start, name: str, answers: tuple[Any, ...]) -> nn.Module | None
     if before != tuple(answers):
         logger.warning("the %s head starts fresh: it answered %s, now asked for %s", name, list(before), list(answers))
         return None
+    shape: Any = getattr(head, "config", {})
+    if depth is not None and shape.get("depth", depth) != depth:
+        logger.warning(
+            "the %s head of --init goes on with its own depth of %d; model.head_depth=%d is for a fresh one",
+            name,
+            shape["depth"],
+            depth,
+        )
     return head
 
 

@@ -111,13 +111,13 @@ class ModelConfig(Config):
     """Recompute activations in the backward pass: less memory, a third more time."""
     head_depth: int = Field(2, ge=1)
     """Blocks of the attentive classifiers (the official probe has 4)."""
-    head_heads: int | None = None
+    head_heads: int | None = Field(None, gt=0)
     """Attention heads of the classifiers; the encoder's own number when not set."""
     classes: tuple[str, ...] = ()
     """Names of the action classes; read off the training manifest when empty."""
     world: dict[str, Any] = Field(default_factory=dict)
     """Changes to the world model, for example {width: 384, depth: 12, num_heads: 12}."""
-    horizons_s: tuple[float, ...] = DEFAULT_HORIZONS
+    horizons_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(DEFAULT_HORIZONS, min_length=1)
     """Seconds ahead that the sterility head looks."""
 
 
@@ -227,7 +227,7 @@ class LossConfig(Config):
 class TeacherConfig(Config):
     momentum: float = Field(0.99925, ge=0, le=1)
     """EMA at the start."""
-    final_momentum: float | None = None
+    final_momentum: float | None = Field(None, ge=0, le=1)
     """EMA at the end (linear); constant when not set."""
     export: bool = False
     """Bundles hold the teacher's encoder (what Meta's evaluations use) instead of the student's. It needs long runs."""
@@ -249,7 +249,7 @@ class StageConfig(Config):
     """Length, against the other stages'."""
     depth: float = Field(1.0, gt=0, le=1)
     """Share of encoder blocks that learn, from the first."""
-    mix: dict[str, float] = Field(default_factory=dict)
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Source -> share of the batch; sources that are not named give nothing."""
 
 
@@ -278,7 +278,7 @@ class CalibrateConfig(Config):
 class TrainConfig(Config):
     recipe: str = "pretrain"
     """Name of the recipe."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of weights, batches, crops and masks."""
     init: str | None = None
     """Weights to start from: a run, a bundle, Meta's .pt, a Hugging Face folder. Unset: random."""

@@ -30,7 +30,9 @@ def draw_masks(config: MaskConfig, grid: Grid, batch: int, seed: int, step: int,
     if flow is None:
         raise ConfigError("MGMAE's masks need the flow of the clips; this is a bug of the loop.")
     per_step = grid[1] * grid[2]
-    seen = motion_guided_visible(flow.float().cpu(), max(1, round(per_step * (1 - ratio))), generator).flatten(1)
+    # At least one patch of a step is seen and one hidden, however small the picture.
+    visible = max(1, min(round(per_step * (1 - ratio)), per_step - 1))
+    seen = motion_guided_visible(flow.float().cpu(), visible, generator).flatten(1)
     return [ids_of(seen)]
 
 

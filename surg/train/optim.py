@@ -1,7 +1,7 @@
 """AdamW over named groups, Selective Projection Decay, and what to do with the optimiser's state when layers wake up."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from surg.train.whole import whole
 class OptimConfig(Config):
     lr: float = Field(2e-4, ge=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's averages."""
     eps: float = Field(1e-8, ge=0)
     """AdamW's denominator."""
@@ -22,7 +22,7 @@ class OptimConfig(Config):
     """Decay at the start; biases and every 1-D parameter have none."""
     final_weight_decay: float | None = Field(None, ge=0)
     """Decay at the end (cosine between them); the same as `weight_decay` when not set."""
-    clip: float | None = 1.0
+    clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient; null switches clipping off (as upstream)."""
     encoder_lr: float = Field(1.0, ge=0)
     """Multiplier for the encoder."""
@@ -32,9 +32,9 @@ class OptimConfig(Config):
     """Multiplier for the heads; motion_aux has its own."""
     motion_aux_lr: float = Field(10.0, ge=0)
     """Multiplier for the motion_aux head."""
-    layer_decay: float = 1.0
+    layer_decay: float = Field(1.0, ge=0, le=1)
     """Encoder block k of n learns at layer_decay ** (n - k); 1 switches it off."""
-    spd: float = 0.0
+    spd: float = Field(0.0, ge=0)
     """Selective Projection Decay's strength (0: off). Replaces weight decay by a pull to the start, only when it drifts."""
 
 

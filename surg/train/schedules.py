@@ -25,7 +25,7 @@ class ScheduleConfig(Config):
     """Length of the linear warm-up, as a share of the run."""
     anneal: float = Field(0.1, ge=0)
     """Length of the final decay of `wsd`, as a share of the run."""
-    stretch: float = 1.0
+    stretch: float = Field(1.0, ge=1)
     """Every curve is drawn over this many runs and cut at the end of one. The official recipes use 1.25."""
 
 

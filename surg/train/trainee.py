@@ -112,8 +112,8 @@ class Trainee(nn.Module):
         if batch.stored is not None and weights.clear and (rows := torch.isfinite(batch.stored).all(dim=1)).any():
             pooled = self.encode(clip[rows]).float().mean(dim=1)
             out["clear"] = clear(pooled, batch.stored[rows]) * scale("clear", rows)
-        if not out and torch.is_grad_enabled():
-            # No clip here has what a loss needs. The other processes wait for this one's gradients.
+        if torch.is_grad_enabled() and not any(value.requires_grad for value in out.values()):
+            # No clip here has what a loss needs that teaches somebody. The other processes wait for this one's gradients.
             out["nothing"] = 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return out
 

@@ -72,7 +72,13 @@ def apply(trainee: Trainee, learns: TrainableConfig) -> int:
         if not parameter.requires_grad:
             parameter.grad = None
     trainee.encoder_frozen = not any(parameter.requires_grad for parameter in encoder.parameters())
-    return sum(parameter.numel() for parameter in trainee.parameters() if parameter.requires_grad)
+    awake = sum(parameter.numel() for parameter in trainee.parameters() if parameter.requires_grad)
+    if not awake:
+        raise ConfigError(
+            f"Nothing learns: not the encoder (trainable.encoder={learns.encoder}), not the predictor, and no head. "
+            "Wake one: --set trainable.encoder=all, --set trainable.predictor=true or --set trainable.heads=true"
+        )
+    return awake
 
 
 def encoder_blocks(encoder: nn.Module) -> list[nn.Module]:

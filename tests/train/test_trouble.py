@@ -217,12 +217,67 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(monkeypatch: pytest.Monkey
     assert choose_precision("auto", "cuda") == "fp16"
 
 
-@pytest.mark.parametrize(
-    "wrong", ["data.size=97", "optim.lr=-1", "masks.groups=[[8,2.0]]", "schedule.warmup=-1", "loss.weights.mask_aux=-3"]
+WRONG = (
+    "data.size=97",
+    "optim.lr=-1",
+    "masks.groups=[[8,2.0]]",
+    "schedule.warmup=-1",
+    "loss.weights.mask_aux=-3",
+    "seed=-1",
+    "schedule.stretch=0",
+    "optim.clip=0",
+    "optim.clip=-1",
+    "optim.betas=[1.0,0.9]",
+    "optim.layer_decay=-1",
+    "optim.spd=-1",
+    "teacher.final_momentum=2",
+    "stages=[{mix: {main: -1}}]",
+    "model.head_heads=0",
+    "model.head_heads=7",
+    "model.horizons_s=[]",
+    "model.grow=6",
 )
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_number_that_cannot_work_is_refused_with_a_sentence(wrong: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         train(settings("pretrain", wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_along_the_flow_hide_something_of_the_smallest_picture(settings: Settings, tmp_path: Path) -> None:
+    """0.05 of nine patches is less than half of one."""
+    assert train(settings("pretrain", "masks.kind=mgmae", "masks.ratio=0.05", "steps=1"), tmp_path / "run").step == 1
+
+
+def test_batches_that_teach_nobody_are_passed_over(settings: Settings, tissue: Path, tmp_path: Path) -> None:
+    """Only the head learns, and most clips have no label: their masked latents are a number without a gradient."""
+    clips = (replace(clip, labels=clip.labels if number % 6 == 0 else {}) for number, clip in enumerate(Manifest.read(tissue)))
+    sparse = write_manifest(tmp_path / "m.parquet", clips).path
+    resting = ("trainable.encoder=none", "trainable.predictor=false", f"data.sources.main.manifest={sparse}")
+    assert train(settings("pretrain", "steps=6", "batch_size=1", *resting), tmp_path / "run").step == 6
+
+
+def test_a_run_in_which_nothing_learns_is_refused(settings: Settings, tmp_path: Path) -> None:
+    resting = ("trainable.encoder=none", "trainable.predictor=false")
+    with pytest.raises(ConfigError, match="Nothing learns"):
+        train(settings("vjepa2", *resting), tmp_path / "run")
+
+
+def test_weights_from_elsewhere_bring_their_encoder_too(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "meta.pt").touch()
+    with pytest.raises(ConfigError, match="brings its own encoder"):
+        train(settings("pretrain", "model.encoder={depth: 6}", f"init={tmp_path / 'meta.pt'}"), tmp_path / "run")
+
+
+def test_a_head_that_came_along_says_that_it_keeps_its_depth(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(settings("full", "steps=1"), tmp_path / "run")
+    again = ("steps=1", f"init={tmp_path / 'run'}", "model.head_depth=4")
+    train(settings("full", *again, model={}), tmp_path / "deeper")
+    assert "the action head of --init goes on with its own depth of 2" in caplog.text
 
 
 def test_a_label_that_no_clip_has_is_said(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
