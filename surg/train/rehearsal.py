@@ -12,6 +12,7 @@ from accelerate import PartialState
 from surg.data.manifest import Manifest
 from surg.errors import ConfigError
 from surg.runs import RunFolder
+from surg.train import unfreeze
 from surg.train.config import TrainConfig
 from surg.train.loop import train
 from surg.train.progress import duration
@@ -23,12 +24,15 @@ def rehearse(config: TrainConfig) -> list[str]:
     counts = {name: clips_of(config, name) for name in config.data.sources}
     per_epoch = max(1, math.ceil(sum(counts.values()) / config.batch_size))
     steps = config.steps or max(1, round(config.epochs * per_epoch))
+    unfreeze.stage_lengths(config, steps)  # refuses what the whole run would refuse
     few = {name: source.model_copy(update={"limit": 2 * config.batch_size}) for name, source in config.data.sources.items()}
-    stages = len(config.stages) or 1
+    # Two steps of each stage, however short one of them is beside the others.
+    stages = tuple(stage.model_copy(update={"share": 1.0}) for stage in config.stages)
     small = config.model_copy(
         update={
             "data": config.data.model_copy(update={"sources": few, "cache": None}),
-            "steps": 2 * stages,
+            "steps": 2 * max(1, len(stages)),
+            "stages": stages,
             "log_every": 1,
             "val_batches": 1,
             "tensorboard": False,

@@ -12,6 +12,7 @@ from surg.train import recipes
 from surg.train.build import load_start
 from surg.train.config import TrainConfig
 from surg.train.loop import train
+from surg.train.rehearsal import rehearse
 
 Settings = Callable[..., TrainConfig]
 # The encoder may not move in these.
@@ -77,3 +78,14 @@ def test_the_drawn_recipe_sees_4608_tokens_of_ten_seconds() -> None:
     assert config.data.num_frames // 2 * side * side == 4608
     assert config.data.num_frames / config.data.fps == pytest.approx(10)
     assert config.teacher.momentum == 0.99925
+
+
+def test_a_dry_run_of_stages_of_unequal_length_tries_each(settings: Settings) -> None:
+    stages = "stages=[{depth: 0.5, share: 10}, {depth: 0.5}, {depth: 1.0}]"
+    told = rehearse(settings("pretrain", "steps=24", "trainable.encoder=prefix", stages))
+    assert "24 steps" in told[1]
+
+
+def test_a_dry_run_refuses_what_the_whole_run_would(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="2 steps are too few for 3 stages"):
+        rehearse(settings("surgery", "steps=2"))
