@@ -11,6 +11,7 @@ A server must prove that it did the work: it names its version, and its inferenc
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from surg.serving.transport import CHANNEL
 logger = logging.getLogger(__name__)
 
 BackendName = Literal["triton", "tensorrt", "onnx", "torch"]
+COUNTS_SETTLE_S = 5.0
+"""Triton counts an inference after its answer went out; on a busy machine the last of them stand in the statistics a moment later."""
 BACKENDS: tuple[BackendName, ...] = ("triton", "tensorrt", "onnx", "torch")
 
 
@@ -162,10 +165,12 @@ class Proof:
 
     def check(self) -> dict[str, Any]:
         """Counts now against then; CheckFailed when the server did less than was sent to it."""
-        after = self.counts()
-        risen = {model: after.get(model, 0) - self.before.get(model, 0) for model in self._models}
-        short = {model: sent for model, sent in self.sent.items() if risen.get(model, 0) < sent}
-        if short or not sum(self.sent.values()) + self.kept:
+        deadline = time.monotonic() + COUNTS_SETTLE_S
+        risen = self._risen()
+        while self._short(risen) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            risen = self._risen()
+        if self._short(risen) or not sum(self.sent.values()) + self.kept:
             raise CheckFailed(
                 f"The server at {self._url} counted {risen} inferences, but {self.sent} were sent: the numbers did not come from it."
             )
@@ -175,6 +180,13 @@ class Proof:
             "inferences_counted": {k: v for k, v in risen.items() if v},
             **({"answers_of_an_earlier_run": self.kept} if self.kept else {}),
         }
+
+    def _risen(self) -> dict[str, int]:
+        after = self.counts()
+        return {model: after.get(model, 0) - self.before.get(model, 0) for model in self._models}
+
+    def _short(self, risen: dict[str, int]) -> bool:
+        return any(risen.get(model, 0) < sent for model, sent in self.sent.items())
 
     def engines(self) -> dict[str, str]:
         """Backend that serves each model."""

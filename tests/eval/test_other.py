@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
 from surg.errors import CheckFailed, DataError, ServerError
-from surg.eval import parity, regression
+from surg.eval import backends, parity, regression
 from surg.eval.backends import Backend, Proof, open_backend
 from surg.eval.compare import compare
 from surg.eval.features import FeatureConfig, embed_manifest
@@ -227,10 +227,13 @@ class FakeTriton(BaseHTTPRequestHandler):
     """Says what Triton says about itself; `counts` is what it claims to have done."""
 
     counts = 0
+    late: ClassVar[list[int]] = []
+    """What it claims before that, question by question."""
     name = "triton"
 
     def do_GET(self) -> None:
-        stats = {"model_stats": [{"name": "surg_clip", "version": "1", "inference_count": FakeTriton.counts}]}
+        counts = FakeTriton.late.pop(0) if self.path != "/v2" and FakeTriton.late else FakeTriton.counts
+        stats = {"model_stats": [{"name": "surg_clip", "version": "1", "inference_count": counts}]}
         body = json.dumps({"name": FakeTriton.name, "version": "2.51.0"} if self.path == "/v2" else stats).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -246,14 +249,15 @@ def fake_triton() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeTriton)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    FakeTriton.counts, FakeTriton.name = 0, "triton"
+    FakeTriton.counts, FakeTriton.late, FakeTriton.name = 0, [], "triton"
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def test_a_server_that_did_not_do_the_work_is_found_out(fake_triton: str) -> None:
+def test_a_server_that_did_not_do_the_work_is_found_out(fake_triton: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "COUNTS_SETTLE_S", 0.0)
     proof = Proof(fake_triton, ["surg_clip"])
     assert proof.version == "triton 2.51.0"
     proof.count("surg_clip", 5)
@@ -261,6 +265,13 @@ def test_a_server_that_did_not_do_the_work_is_found_out(fake_triton: str) -> Non
     with pytest.raises(CheckFailed, match="did not come from it"):
         proof.check()
     FakeTriton.counts = 5
+    assert proof.check()["inferences_counted"] == {"surg_clip": 5}
+
+
+def test_counts_that_come_a_moment_after_the_answers_are_waited_for(fake_triton: str) -> None:
+    proof = Proof(fake_triton, ["surg_clip"])
+    proof.count("surg_clip", 5)
+    FakeTriton.counts, FakeTriton.late = 5, [4, 4]
     assert proof.check()["inferences_counted"] == {"surg_clip": 5}
 
 
