@@ -272,10 +272,7 @@ def card(
     out: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("card.md"),
 ) -> None:
     """The model card that goes with an export: data, seeds, fingerprints, numbers with intervals, failures, limits."""
-    from surg.eval.results import Result
-
-    found = [Result.read(path) for folder in results or [] for path in sorted(folder.glob("**/result.json"))]
-    _write_card(checkpoint, found, out)
+    _write_card(checkpoint, _results(results or []), out)
 
 
 def _write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
@@ -329,9 +326,8 @@ def check(
     """Exit 1 when a number got worse than the stored baseline."""
     from surg.errors import ConfigError
     from surg.eval.regression import HEADLINE, write_baseline
-    from surg.eval.results import Result
 
-    results = [Result.read(path) for run in runs for path in sorted(run.glob("**/result.json"))]
+    results = _results(runs)
     if write:
         count = len(write_baseline(results, write, tolerance, only or HEADLINE))
         typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {write}")
@@ -376,11 +372,34 @@ def _probe(
 
 
 def _named(entries: list[str] | None, fallback: str) -> list[tuple[str, str]]:
+    from surg.errors import ConfigError
+
     pairs = []
     for number, entry in enumerate(entries or []):
         name, equals, path = entry.partition("=")
         pairs.append((name, path) if equals else (fallback if number == 0 else f"{fallback}{number + 1}", entry))
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        # Their features and predictions would lie under one name, the later over the earlier.
+        raise ConfigError(f"The name {', '.join(twice)} was given twice; every arm and test set needs its own: NAME=PATH.")
     return pairs
+
+
+def _results(folders: list[Path]) -> "list[Result]":
+    """Every evaluation under the folders; one that holds none was mistyped, or its evaluation did not end."""
+    from surg.errors import DataError
+    from surg.eval.results import Result
+
+    found = []
+    for folder in folders:
+        paths = sorted(folder.glob("**/result.json"))
+        if not paths:
+            raise DataError(
+                f"{folder} holds no evaluation (no result.json){'' if folder.is_dir() else ': there is no such folder'}.\n"
+                f"Make one: surg eval all --checkpoint RUN --out {folder}"
+            )
+        found += [Result.read(path) for path in paths]
+    return found
 
 
 def _vacant(out: Path, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from surg.errors import DataError
 from surg.eval import plots
-from surg.eval.results import Result, Table
+from surg.eval.results import Result, Table, signed
 from surg.metrics.comparison import compare_paired, holm
 
 
@@ -82,7 +82,7 @@ def _paired(runs: Sequence[Path]) -> Table | None:
                 [
                     f"{name} − {first}",
                     " / ".join(key),
-                    f"{found.delta.estimate:+.3f} [{found.delta.low:+.3f}, {found.delta.high:+.3f}]",
+                    signed(found.delta),
                     f"{found.permutation.p:.4f}",
                 ]
             )

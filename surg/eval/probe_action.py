@@ -156,16 +156,15 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
     """Classes of train; DataError when a split is missing, a class of test was never trained, or cases leak."""
     seen: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     cases: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    carried: set[str] = set()
     for clip in data.clips():
+        carried.update(clip.labels)
         if clip.split in seen and config.label in clip.labels:
             seen[clip.split].add(str(clip.labels[config.label]))
             cases[clip.split].add(patient(clip.source, clip.case))
     for split, labels in seen.items():
         if not labels:
-            raise DataError(
-                f"No clip of split `{split}` carries the label `{config.label}`.\n"
-                f"Split by case first: surg data split {data.path}    or name another label: --label NAME"
-            )
+            raise DataError(_nothing_to_read(data, split, config.label, carried))
     if len(seen["train"]) < 2:
         raise DataError(
             f"All train clips have the same `{config.label}` ({min(seen['train'])}): there is nothing to tell apart.\n"
@@ -197,6 +196,22 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
     if few < 8:
         warnings.append(f"Test has {few} cases; an interval over so few is a rough guide.")
     return Task(config.label, sorted(seen["train"]), data, dict(tests), warnings)
+
+
+def _nothing_to_read(data: Manifest, split: str, label: str, carried: set[str]) -> str:
+    """Why a side has no labelled clip: no clip anywhere carries the label, nobody has split yet, or this side was left out."""
+    if label not in carried:
+        names = f"; they carry {', '.join(sorted(carried))}" if carried else ""
+        return f"No clip of {data.path} carries the label `{label}`{names}.\nName another one: --label NAME"
+    message = f"No clip of split `{split}` carries the label `{label}`.\n"
+    sides = {name: count for name, count in data.counts("split").items() if name}
+    if not sides:
+        return f"{message}Split by case first: surg data split {data.path}"
+    found = ", ".join(f"{name} {count}" for name, count in sides.items())
+    return (
+        f"{message}The manifest's clips: {found}; train, val and test need some with the label. "
+        f"Split it anew, before a model learns from it: surg data split {data.path} --replace"
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 from surg.eval import plots
 from surg.eval.classification import Predictions, confusion, per_class, score
 from surg.eval.probe_action import Outcome, ProbeActionConfig
-from surg.eval.results import Metric, Result, Table
+from surg.eval.results import Metric, Result, Table, signed
 from surg.metrics.bootstrap import how_far_to_trust
 from surg.metrics.calibration import reliability
 from surg.metrics.comparison import Comparison, compare_paired, holm
@@ -98,9 +98,8 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
     for (a, b), comparison, p in zip(pairs, found, adjusted):
         test = comparison.permutation
         floor = " (floor)" if test.p <= test.floor * 1.0001 else ""
-        delta = comparison.delta
         rows.append([
-            f"{a.name} − {b.name}", a.test, f"{delta.estimate:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]",
+            f"{a.name} − {b.name}", a.test, signed(comparison.delta),
             f"{test.p:.4f}{floor}", f"{p:.4f}", f"{comparison.detectable:.3f}" if comparison.detectable > 0 else "–", "yes" if p < 0.05 else "no",
         ])  # fmt: skip
     method = "Student's t" if found[0].delta.method == "t" else "BCa bootstrap"

@@ -41,6 +41,12 @@ class Metric:
         return text if self.low is None or self.high is None else f"{text} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def signed(found: Interval) -> str:
+    """A difference with its sign, and its interval where there is one (over a single case there is none)."""
+    text = f"{found.estimate:+.3f}"
+    return text if math.isnan(found.low) or math.isnan(found.high) else f"{text} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 @dataclass(frozen=True)
 class Table:
     title: str

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
-from surg.errors import CheckFailed, DataError, ServerError
+from surg.errors import CheckFailed, ConfigError, DataError, ServerError
 from surg.eval import backends, parity, regression
 from surg.eval.backends import Backend, Proof, open_backend
 from surg.eval.compare import compare
@@ -180,6 +180,29 @@ def test_check_exits_1_on_a_regression(tmp_path: Path) -> None:
     assert answer.exception.exit_code == 1
     assert "WORSE sterility/model/auprc" in answer.output
     assert "surg eval check RUN --write" in str(answer.exception)
+
+
+@pytest.mark.parametrize("typed", [["card", "surg-tiny", "--results"], ["check"]])
+def test_a_folder_without_an_evaluation_is_no_result(typed: list[str], tmp_path: Path) -> None:
+    from surg.cli.eval import app
+
+    (tmp_path / "empty").mkdir()
+    for folder, said in ((tmp_path / "nowhere", "no such folder"), (tmp_path / "empty", "no evaluation")):
+        more = ["--out", str(tmp_path / "card.md")] if typed[0] == "card" else ["--write", str(tmp_path / "b.json")]
+        answer = CliRunner().invoke(app, [*typed, str(folder), *more])
+        assert isinstance(answer.exception, DataError)
+        assert said in str(answer.exception)
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
+def test_two_arms_of_one_name_are_refused_before_any_work(motion_manifest: Path, tmp_path: Path) -> None:
+    from surg.cli.eval import app
+
+    typed = ["probe-action", "--data", str(motion_manifest), "--out", str(tmp_path / "out"), "--backend", "torch"]
+    answer = CliRunner().invoke(app, [*typed, "--checkpoint", "a=one", "--checkpoint", "a=two"])
+    assert isinstance(answer.exception, ConfigError)
+    assert "The name a was given twice" in str(answer.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_arms_are_paired_by_clip_whatever_their_order_and_what_they_lack() -> No
     assert differences(np.arange(39))[0][2] != differences(np.arange(40))[0][2]
 
 
+def test_a_difference_over_one_case_stands_without_an_interval() -> None:
+    truth, clips = np.arange(6) % 2, np.array([f"c{i}" for i in range(6)])
+    right, wrong = np.eye(2)[truth][None], np.eye(2)[1 - truth][None]
+    found = [
+        Predictions(name, "linear", "test", answers, truth, np.full(6, "p"), clips, {})
+        for name, answers in (("model", right), ("majority class", wrong))
+    ]
+    assert [row[2] for row in _differences(found, ["model"], ProbeActionConfig(probes=("linear",)))[0].rows] == ["+1.000"]
+
+
 def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> None:
     def clip(case: str, split: str, label: str) -> Clip:
         return Clip("v.mp4", 0, 1, case, split, labels={"action": label})
@@ -120,8 +130,14 @@ def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> No
     with pytest.raises(DataError, match="remembering patients"):
         read_task(leaky, {}, ProbeActionConfig())
     assert "remembering patients" in read_task(leaky, {}, ProbeActionConfig(allow_shared_cases=True)).warnings[0]
-    with pytest.raises(DataError, match="No clip of split `train`"):
+    with pytest.raises(DataError, match=r"carries the label `phase`; they carry action\."):
         read_task(leaky, {}, ProbeActionConfig(label="phase"))
+    halved = write_manifest(tmp_path / "halved.parquet", [*rows[:2], clip("d", "test", "x")])
+    with pytest.raises(DataError, match=r"train 2, test 1; .*surg data split .*halved.parquet --replace"):
+        read_task(halved, {}, ProbeActionConfig())
+    whole = write_manifest(tmp_path / "whole.parquet", [clip("a", "", "x"), clip("b", "", "y")])
+    with pytest.raises(DataError, match=r"Split by case first: surg data split \S*whole.parquet$"):
+        read_task(whole, {}, ProbeActionConfig())
     unseen = write_manifest(tmp_path / "u.parquet", [*rows[:3], clip("d", "test", "z")])
     with pytest.raises(DataError, match="classes that train has not: z"):
         read_task(unseen, {}, ProbeActionConfig())
