@@ -132,6 +132,8 @@ class Parts:
     """The rows so far, in a folder beside the result; each part file is whole or absent."""
 
     def __init__(self, out: Path) -> None:
+        if out.is_dir():
+            raise RunError(f"{out} is a folder; the table needs the name of a file. For example --out {out / 'table.parquet'}")
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
         self.written: set[str] = set()

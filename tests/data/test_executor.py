@@ -95,6 +95,14 @@ def test_a_file_where_a_folder_is_needed_is_said_before_the_first_item(tmp_path:
         run(fragile, [3, 8], tmp_path / "out" / "o.parquet", workers=1)
 
 
+def test_a_folder_where_the_table_is_to_be_written_is_said_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for resume in (True, False):
+        with pytest.raises(RunError, match="is a folder"):
+            run(square, range(3), tmp_path / "out", workers=1, resume=resume)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+
+
 def test_what_is_done_is_not_done_again_unless_asked(tmp_path: Path) -> None:
     from functools import partial
 

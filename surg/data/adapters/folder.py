@@ -1,6 +1,6 @@
 """Any folder of videos: the names of folders can be classes and splits.
 
-ROOT/*.mp4                       one unlabelled clip each
+ROOT/*.mp4                       one unlabelled clip each; ROOT may also be one video
 ROOT/CLASS/*.mp4                 labels.class = CLASS            (labels="folder")
 ROOT/train|val|test/…            the first folder is the split when it is called so
 ROOT/…/FRAMES/000001.png …       a folder that holds pictures and no video is a video; it needs fps=…
@@ -47,7 +47,7 @@ def read(
     if fps is not None and not fps > 0:
         raise ConfigError(f"folder: fps={fps:g} pictures a second make no video; expected more than 0.")
     for path in _videos(root, ledger):
-        below = path.relative_to(root)
+        below = path.relative_to(root if root.is_dir() else root.parent)
         split = SPLITS.get(below.parts[0].lower(), "") if len(below.parts) > 1 else ""
         folders = below.parts[1:-1] if split else below.parts[:-1]
         try:

@@ -117,6 +117,13 @@ def test_folders_are_splits_and_classes(videos: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_one_video_is_indexed_as_a_folder_of_it_would_be(videos: Path, tmp_path: Path) -> None:
+    video = next(videos.rglob("*.mp4"))
+    found = folder(video, tmp_path)
+    assert [(clip.video, clip.case, clip.labels) for clip in found] == [(str(video), video.stem, {})]
+    assert found[0].end_s == folder(video.parent, tmp_path)[0].end_s
+
+
 def test_folders_that_are_links_are_followed(videos: Path, tmp_path: Path) -> None:
     root = tmp_path / "linked"
     root.mkdir()
