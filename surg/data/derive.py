@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from surg.data.manifest import Clip, Manifest, write_batches, write_manifest
+from surg.data.manifest import Clip, Manifest, settled, write_batches, write_manifest
 from surg.data.timeline import Timeline, join_timelines, timeline_path
 
 PATHS = ("video", "masks")
@@ -34,7 +34,7 @@ def derive_batches(
 ) -> Manifest:
     """The same for rows that are Arrow already, with paths as `source` stores them."""
     timelines = _timelines(source)
-    made = write_batches(out, _moved(batches, source.folder, out.absolute().parent), {**source.notes, **(notes or {})})
+    made = write_batches(out, _moved(batches, source.folder, settled(out.parent)), {**source.notes, **(notes or {})})
     _carry(timelines, out)
     return made
 

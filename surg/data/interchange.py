@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from surg.data.contact_sheet import write_image
-from surg.data.manifest import SCHEMA, Clip, Manifest, write_manifest
+from surg.data.manifest import SCHEMA, Clip, Manifest, settled, write_manifest
 from surg.data.sources import kept_part, probe_clip, read_clip
 from surg.data.stills import is_stills
 from surg.data.video import iter_frames, write_video
@@ -32,7 +32,7 @@ WHOLE_S = 0.1
 
 def export_csv(manifest: Manifest, out: Path) -> int:
     """All rows as CSV, in a stream. Paths are relative to the CSV when it lies beside the manifest, absolute elsewhere."""
-    beside = out.absolute().parent == manifest.folder
+    beside = settled(out.parent) == manifest.folder
     with atomic_file(out) as file, pacsv.CSVWriter(file, SCHEMA) as writer:
         for batch in manifest.batches():
             for name in () if beside else ("video", "masks"):

@@ -7,6 +7,7 @@ fit one schema. Rows stream through Arrow in batches: ten million of them never 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -72,7 +73,7 @@ class Manifest:
 
     def __init__(self, path: Path, *, split: str | None = None, where: Callable[[Clip], bool] | None = None) -> None:
         self.path = Path(path)
-        self.folder = self.path.absolute().parent
+        self.folder = settled(self.path.parent)
         self._split = split
         self._where = where
         self._length: int | None = None
@@ -196,7 +197,7 @@ def write_manifest(path: Path | str, clips: Iterable[Clip], notes: Mapping[str, 
     Raises DataError that names the row when a clip makes no sense (no case, end before start, a number that is none).
     """
     path = Path(path)
-    folder = str(path.absolute().parent)
+    folder = str(settled(path.parent))
     rows = iter(clips)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -279,7 +280,20 @@ def _batch_of(clips: list[Clip], folder: str) -> pa.RecordBatch:
     return pa.record_batch([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types)], schema=SCHEMA)
 
 
+def settled(path: Path) -> Path:
+    """Absolute and without `..`: a file reached as `../set/a.mp4` is the one reached as `set/a.mp4` from the folder above, and what was
+    measured on one is found for the other. Links keep their names."""
+    whole = path.absolute()
+    if ".." not in whole.parts:
+        return whole
+    plain, real = Path(os.path.normpath(whole)), whole.resolve()
+    # Behind a link to a folder, `..` is the parent of where it leads, not of the link.
+    return plain if plain.resolve() == real else real
+
+
 def _stored(path: str, folder: str) -> str:
+    if "/../" in path:
+        path = str(settled(Path(path)))
     return path[len(folder) + 1 :] if path.startswith(folder + "/") else path
 
 

@@ -67,6 +67,25 @@ def test_paths_under_the_folder_are_relative_so_that_it_can_be_moved(tmp_path: P
     assert moved.fingerprint == fingerprint
 
 
+def test_a_clip_has_one_name_however_its_manifest_was_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    video = tmp_path / "set" / "a.mp4"
+    for named in (str(video), f"{tmp_path}/work/../set/a.mp4"):
+        write_manifest("../set/set.parquet", [Clip(named, 0, 1, case="p")])
+        assert next(Manifest.read("../set/set.parquet").batches(["video"])).column("video").to_pylist() == ["a.mp4"]
+    assert [clip.video for clip in Manifest.read("../set/set.parquet")] == [str(video)]
+
+
+def test_behind_a_link_the_folder_above_is_that_of_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "inner")
+    write_manifest(tmp_path / "disk" / "set.parquet", [Clip(str(tmp_path / "disk" / "a.mp4"), 0, 1, case="p")])
+    found = Manifest.read(tmp_path / "link" / ".." / "set.parquet")
+    assert [clip.video for clip in found] == [str((tmp_path / "disk" / "a.mp4").resolve())]
+
+
 def test_select_narrows_by_split_and_by_question(tmp_path: Path) -> None:
     clips = [Clip("/v.mp4", n, n + 1, f"c{n % 2}", ("train", "val")[n % 2], labels={"n": n}) for n in range(10)]
     manifest = write_manifest(tmp_path / "m.parquet", clips)

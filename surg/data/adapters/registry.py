@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from surg.data.adapters.files import duration_s
 from surg.data.adapters.ledger import Ledger
-from surg.data.manifest import Clip
+from surg.data.manifest import Clip, settled
 from surg.data.timeline import Sample
 from surg.errors import ConfigError, DataError
 
@@ -159,7 +159,7 @@ def adapter(name: str) -> Adapter:
 
 
 def _checked_root(name: str, root: Path) -> Path:
-    path = Path(root).absolute()
+    path = settled(Path(root))
     if not path.exists():
         raise DataError(f"There is no {path}. Say where {name} was unpacked: surg data index --format {name} FOLDER")
     return path
