@@ -83,7 +83,8 @@ def _drift(given: Given, folder: Path, result: Result) -> None:
     parts = list(
         dict.fromkeys(key for rows in found.values() for key in rows[-1] if key.startswith("drift_") and key != "drift_all")
     )
-    parts.sort(key=lambda key: (key.startswith("drift_block"), key))
+    # As a clip goes through them: the patches' embedding, the blocks, the norm that ends them.
+    parts.sort(key=lambda key: (key == "drift_norm", key.startswith("drift_block"), key))
     lines: dict[str, list[float]] = {}
     if len(found) == 1:
         (rows,) = found.values()

@@ -80,7 +80,7 @@ def log(folder: Path, scale: float) -> Path:
     folder.mkdir()
     rows = [
         {"step": step, "kind": "watch", "knn_top1": 0.2 + step / 100, "effective_rank": 9.0,
-         "drift_patch_embed": scale * step, **{f"drift_block_{n:02d}": scale * step * (n + 1) for n in range(12)}, "drift_all": scale * step}
+         "drift_norm": scale, "drift_patch_embed": scale * step, **{f"drift_block_{n:02d}": scale * step * (n + 1) for n in range(12)}, "drift_all": scale * step}
         for step in (0, 10, 20, 30)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -100,6 +100,8 @@ def test_pictures_of_runs(tmp_path: Path, motion_manifest: Path, torch_backend: 
     for stem in stems:
         assert (tmp_path / "out/plots" / f"{stem}.png").stat().st_size > 3000
         assert (tmp_path / "out/plots" / f"{stem}.svg").is_file()
+    drift = next(table for table in result.tables if table.title == "Drift per block")
+    assert drift.columns == ["", "patch_embed", *(f"{n:02d}" for n in range(12)), "norm"]
     assert result.metrics["adapted/drift"].value == pytest.approx(0.03)
     one = draw(runs[:1], tmp_path / "one")
     assert [row[0] for row in one.tables[0].rows] == ["step 0", "step 10", "step 20", "step 30"]
