@@ -28,7 +28,8 @@ from surg.serving.tensorrt import add_plans
 
 logger = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# EFBIG is what a FAT stick says to a file beyond 4 GB.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 VIDEO = Path(__file__).parent / "backend" / "video" / "model.py"

@@ -61,14 +61,15 @@ def test_a_checkpoint_that_may_not_be_read_is_not_said_to_be_a_folder_that_canno
         export_repository(bundle, tmp_path / "repo")
 
 
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EFBIG, "File too large")])
 def test_a_disk_that_fills_up_is_an_error_of_one_sentence(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, words: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, words)
 
     monkeypatch.setattr("surg.serving.repository._place", full)
-    with pytest.raises(ExportError, match="No space left on device"):
+    with pytest.raises(ExportError, match=words):
         export_repository(bundle, tmp_path / "repo", served=SMALL, clips=2, through_server=False)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
