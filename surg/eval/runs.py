@@ -101,8 +101,7 @@ def judge_sterility(
 def judge_world(backend: Backend, manifest: Manifest, folder: Path, config: world_model.WorldConfig) -> Result:
     found = world_model.foresee(backend, manifest, config)
     spec = backend.spec
-    tokens = backend.client.contract.model("surg_encoder").output("tokens").shape[0]
-    step_s = spec.num_frames * (spec.size // spec.patch_size) ** 2 / tokens / spec.fps
+    step_s = backend.client.contract.world_step_s
     result = world_model.judge(found, step_s, folder)
     result.protocol = [
         (

@@ -40,8 +40,6 @@ class ServedConfig(Config):
     """Tubelets that surg_world looks ahead; one is tubelet_size / fps seconds."""
     newest_tubelets: int = Field(2, ge=1)
     """Newest tubelets that are predicted from the earlier ones: their error is the surprise."""
-    window_frames: int = Field(256, ge=1)
-    """Most frames that surg_video takes in one request."""
 
 
 class ClipModel(nn.Module):

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import surg
+from surg.config import known_keys, load_config
 from surg.errors import CheckpointError, ExportError
 from surg.model.bundle import load_bundle
 from surg.serving import parity
 from surg.serving.client import Client, connect
-from surg.serving.export import Exported, ExportedFiles, export_files, export_repository
+from surg.serving.export import ExportConfig, Exported, ExportedFiles, export_files, export_repository
 from surg.serving.graph import lay_out
 from surg.serving.local import session
 from surg.serving.models import ServedConfig, prepare
 from surg.serving.onnx import export_onnx
-from surg.serving.repository import QueueConfig
+from surg.serving.repository import QueueConfig, model_config
 from tests.serving.conftest import CLASSES, SPEC, make_bundle
 from tests.serving.toy import toy_repository
 
@@ -285,6 +286,30 @@ def test_served_settings_shape_the_models(bundle: Path, tmp_path: Path) -> None:
     assert contract.model("surg_world").output("future").shape == (2, 16, 48)
     assert contract.model("surg_world").output("surprise_map").shape == (1, 4, 4)
     assert contract.world_step_s == 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "served.max_batch_size=3", "served.horizon_tubelets=2", "served.newest_tubelets=1", "queue.max_queue_size=5",
+        "queue.timeout_ms=7", "queue.delay_us=9", "queue.keep_versions=4", "queue.threads=2", "queue.accelerator=tensorrt",
+        ("queue.accelerator=tensorrt", "queue.engine_cache=/elsewhere"),
+    ],
+)  # fmt: skip
+def test_every_export_setting_moves_something(bundle: Path, change: str | tuple[str, ...]) -> None:
+    def published(*changes: str) -> list[str]:
+        settings = load_config(ExportConfig, overrides=changes)
+        contract = prepare(load_bundle(bundle), settings.served).contract
+        return [str(model_config(spec, {1: contract}, [1], settings.queue)) for spec in contract.models]
+
+    *base, last = [change] if isinstance(change, str) else change
+    assert published(*base, last) != published(*base)
+
+
+def test_the_table_above_has_every_export_setting() -> None:
+    (table,) = (mark for mark in test_every_export_setting_moves_something.pytestmark if mark.name == "parametrize")
+    tried = {(change if isinstance(change, str) else change[-1]).partition("=")[0] for change in table.args[1]}
+    assert tried == {key for key in known_keys(ExportConfig) if "." in key}
 
 
 def test_surprise_predicts_the_newest_tubelets_without_seeing_them(bundle: Path) -> None:
