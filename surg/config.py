@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -61,12 +61,13 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def known_keys(cls: type[Config], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a config class, branches included."""
+    """Dotted names of all settings of a config class, branches included; of a branch whose names are free, NAME stands for them."""
     for name, field in cls.model_fields.items():
         yield prefix + name
+        free = "NAME." if get_origin(field.annotation) is dict else ""
         for annotation in (field.annotation, *get_args(field.annotation)):
             if isinstance(annotation, type) and issubclass(annotation, Config):
-                yield from known_keys(annotation, f"{prefix}{name}.")
+                yield from known_keys(annotation, f"{prefix}{name}.{free}")
 
 
 def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -89,11 +90,20 @@ def _read_yaml(path: Path) -> Any:
     return loaded
 
 
+def _as_said(key: str, name: str) -> str:
+    """A known key with the free names that `name` has in their places."""
+    said = dict(enumerate(name.split(".")))
+    return ".".join(said.get(place, part) if part == "NAME" else part for place, part in enumerate(key.split(".")))
+
+
 def _explain(cls: type[Config], problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or cls.__name__
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, list(known_keys(cls)), n=1, cutoff=0.4)
+        known = [_as_said(key, name) for key in known_keys(cls)]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f" Did you mean `{close[0]}`?" if close else ""
-        return f"There is no setting `{name}`.{hint} `surg config show` lists them all."
+        branch = name.rpartition(".")[0]
+        beside = ", ".join(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == branch)
+        return f"There is no setting `{name}`.{hint} {f'`{branch}` has' if branch else 'There are'}: {beside}."
     found = problem.get("input")
     return f"Setting `{name}`: {problem['msg']} (found {found!r}, a {type(found).__name__})."

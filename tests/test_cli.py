@@ -5,10 +5,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from surg.cli.config import SETTINGS
 from surg.cli.main import app
 
 Surg = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -119,6 +121,26 @@ def test_config_schema_carries_the_help_of_each_setting(surg: Surg) -> None:
     assert all(
         "description" in field for field in schema["properties"].values() if "$ref" not in field and "allOf" not in field
     )
+
+
+def test_every_command_that_takes_settings_can_say_which(surg: Surg) -> None:
+    import typer
+
+    def taking(command: Any, name: str) -> set[str]:
+        if subcommands := getattr(command, "commands", {}):
+            inner = {found for sub, one in subcommands.items() for found in taking(one, sub)}
+            # `surg data factors make` and `show` take the same ones.
+            return {name} if inner & {"make"} else inner
+        return {name} if any("--set" in option.opts for option in command.params) else set()
+
+    others = {"index", "convert", "show"}  # options of a format, of a model, and of the recipe that is shown
+    assert taking(typer.main.get_command(app), "surg") - others == set(SETTINGS)
+    for command in set(SETTINGS) - {"train"}:
+        done = CliRunner().invoke(app, ["config", "schema", command])
+        assert any("description" in field for field in json.loads(done.stdout)["properties"].values()), command
+    done = surg("config", "schema", "demo")
+    assert done.returncode == 2
+    assert "sterility" in done.stderr
 
 
 @pytest.mark.parametrize(

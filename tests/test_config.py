@@ -5,6 +5,7 @@ from pydantic import Field
 
 from surg.config import Config, flatten, load_config, to_yaml
 from surg.errors import ConfigError
+from surg.train.config import TrainConfig
 
 
 class Optim(Config):
@@ -36,6 +37,18 @@ def test_scientific_numbers_are_numbers_in_files_and_overrides(tmp_path: Path, t
 def test_a_typo_names_the_nearest_setting() -> None:
     with pytest.raises(ConfigError, match=r"no setting `optim.stpes`.*Did you mean `optim.steps`"):
         load_config(Whole, overrides=["optim.stpes=3"])
+
+
+def test_a_typo_is_answered_with_the_settings_that_are_there() -> None:
+    with pytest.raises(ConfigError, match=r"`optim` has: .*lr.*steps|`optim` has: .*steps.*lr"):
+        load_config(Whole, overrides=["optim.stpes=3"])
+    with pytest.raises(ConfigError, match=r"There are: .*optim"):
+        load_config(Whole, overrides=["nothing_like_it=3"])
+
+
+def test_a_typo_in_a_branch_with_free_names_keeps_the_name() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean `data.sources.mine.manifest`\? `data.sources.mine` has: manifest, "):
+        load_config(TrainConfig, overrides=["data.sources.mine.manifes=a.parquet"])
 
 
 def test_a_wrong_type_says_what_was_found() -> None:

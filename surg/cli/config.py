@@ -10,7 +10,27 @@ import typer
 if TYPE_CHECKING:
     from surg.train.config import TrainConfig
 
-app = typer.Typer(help="Show, explain and compare the settings of a recipe or a run.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, explain and compare settings: of a recipe, a run, or a command that takes --set.", no_args_is_help=True
+)
+
+SETTINGS = {
+    "train": "surg.train.config:TrainConfig",
+    "motion": "surg.data.motion:MotionConfig",
+    "classes": "surg.data.classes:ClassConfig",
+    "segment": "surg.data.segment.build:SegmentConfig",
+    "tag": "surg.data.tags.build:TagConfig",
+    "factors": "surg.data.factors:FactorConfig",
+    "export": "surg.serving.export:ExportConfig",
+    "probe-action": "surg.eval.probe_action:ProbeActionConfig",
+    "classify": "surg.eval.probe_action:ProbeActionConfig",
+    "sterility": "surg.eval.sterility:SterilityConfig",
+    "world-model": "surg.eval.world_model:WorldConfig",
+    "retrieval": "surg.eval.retrieval:RetrievalConfig",
+    "phases": "surg.eval.phases:PhasesConfig",
+}
+"""Commands that take --set, and the class that holds their settings."""
+
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 
 
@@ -28,11 +48,18 @@ def show(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of all settings, with their help texts: editors complete and check YAML with it."""
-    from surg.train.config import TrainConfig
+def schema(
+    command: Annotated[str, typer.Argument(help=f"Whose settings: {', '.join(SETTINGS)}.", metavar="[COMMAND]")] = "train",
+) -> None:
+    """Print the JSON schema of a command's settings, with their help texts: editors complete and check YAML with it."""
+    import importlib
 
-    typer.echo(json.dumps(TrainConfig.model_json_schema(), indent=2))
+    from surg.errors import ConfigError
+
+    if command not in SETTINGS:
+        raise ConfigError(f"There are no settings of {command!r}; expected one of {', '.join(SETTINGS)}.")
+    module, _, name = SETTINGS[command].partition(":")
+    typer.echo(json.dumps(getattr(importlib.import_module(module), name).model_json_schema(), indent=2))
 
 
 @app.command()

@@ -19,7 +19,9 @@ Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a
 MaxFailed = Annotated[
     float, typer.Option("--max-failed", min=0, max=1, help="Share of clips that may fail before the run does")
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, as name=value; `surg config` explains the form")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, as name=value; which there are: surg config schema COMMAND")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 
 

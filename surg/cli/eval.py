@@ -39,7 +39,9 @@ Server = Annotated[str | None, typer.Option(help="Address of a running server: H
 Repository = Annotated[Path | None, typer.Option(help="Repository made by surg export.")]
 BackendOption = Annotated[BackendChoice, typer.Option(help="What runs the model.")]
 Out = Annotated[Path, typer.Option(help="Folder for result.json, report.md, report.html and plots/.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, for example --set probe.epochs=10.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, as name=value; which there are: surg config schema EVALUATION.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation that --out holds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")]
 Data = Annotated[Path, typer.Option("--data", "--test-data", help="Manifest.")]

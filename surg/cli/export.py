@@ -41,7 +41,8 @@ def export(
     clips: Annotated[int, typer.Option(min=1, help="Clips that the parity gate compares.")] = 18,
     through_server: Annotated[bool, typer.Option(help="Also compare with an embedded Triton where one can run.")] = True,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="served.max_batch_size=16, queue.max_queue_size=256, …")
+        list[str] | None,
+        typer.Option("--set", help="A setting, such as served.max_batch_size=16; which there are: surg config schema export."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -29,7 +29,9 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE when not given.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, for example --set optim.lr=1e-4.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, such as optim.lr=1e-4; which there are: surg config schema.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is in --out already.")] = False,
     dry_run: Annotated[
