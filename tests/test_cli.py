@@ -62,6 +62,12 @@ def test_doctor_fails_when_the_two_onnxruntimes_are_installed_together(monkeypat
     assert "never both" in finding.advice
 
 
+def test_doctor_checks_weights_without_a_data_set(surg: Surg) -> None:
+    done = surg("doctor", "--weights", "nothing.pt", "--json")
+    (found,) = json.loads(done.stdout)["Before training"]
+    assert (found["name"], found["status"], done.returncode) == ("Weights", "missing", 1)
+
+
 def test_doctor_says_what_to_do_about_a_dead_server(surg: Surg) -> None:
     done = surg("doctor", "--server", "http://127.0.0.1:9")
     assert done.returncode == 1

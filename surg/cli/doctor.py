@@ -26,7 +26,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Exits 1 when something required is missing."""
-    from surg.doctor.guide import check_after_training, check_before_training
+    from surg.doctor.guide import check_after_training, check_before_training, check_weights
     from surg.doctor.machine import check_machine
     from surg.doctor.sizes import fitting_sizes, weights_found
 
@@ -36,6 +36,8 @@ def doctor(
     }
     if data is not None:
         sections["Before training"] = [*check_before_training(data, weights)]
+    elif weights is not None:
+        sections["Before training"] = [check_weights(weights)]
     if run is not None:
         sections["After training"] = [*check_after_training(run)]
     findings = [finding for section in sections.values() for finding in section]

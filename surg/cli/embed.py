@@ -6,14 +6,9 @@ from typing import Annotated
 
 import typer
 
+from surg.cli.asked import BackendChoice, BackendOption, Checkpoint, Repository, Server, open_model
+
 app = typer.Typer(help="Features of every clip as one Arrow table: for probes, kNN, retrieval and plots.")
-
-
-class BackendChoice(StrEnum):
-    triton = "triton"
-    onnx = "onnx"
-    torch = "torch"
-    tensorrt = "tensorrt"
 
 
 class LevelChoice(StrEnum):
@@ -28,12 +23,10 @@ class LevelChoice(StrEnum):
 def embed(
     manifest: Annotated[Path, typer.Argument(help="Manifest of clips or of long videos.")],
     out: Annotated[Path, typer.Option(help="Table to write (Parquet). A killed run goes on from what is done.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Run folder or .safetensors; exported and served for the purpose.")
-    ] = None,
-    server: Annotated[str | None, typer.Option(help="Address of a running server, HOST:8001.")] = None,
-    repository: Annotated[Path | None, typer.Option(help="Repository made by surg export.")] = None,
-    backend: Annotated[BackendChoice, typer.Option(help="What runs the model.")] = BackendChoice.triton,
+    checkpoint: Checkpoint = None,
+    server: Server = None,
+    repository: Repository = None,
+    backend: BackendOption = BackendChoice.triton,
     level: Annotated[
         LevelChoice, typer.Option(help="One vector a window, its tokens, or tokens of four depths.")
     ] = LevelChoice.pooled,
@@ -48,12 +41,11 @@ def embed(
     ] = True,
 ) -> None:
     from surg.data.manifest import Manifest
-    from surg.eval.backends import open_backend
     from surg.eval.features import FeatureConfig, embed_manifest
 
     config = FeatureConfig(level=level.value, pool=pool, segments=segments, stride_s=stride_s)
     clips = Manifest.read(manifest)
-    with open_backend(backend.value, server=server, checkpoint=checkpoint, repository=repository) as opened:
+    with open_model(backend, server, checkpoint, repository) as opened:
         features = embed_manifest(opened, clips.select(split) if split else clips, out, config, resume=resume)
         evidence = opened.finish()
     ran = evidence.get("server", evidence["backend"])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from surg.cli.asked import BackendChoice, BackendOption, Checkpoint, Repository, Server, open_model, require_one_model
+
 if TYPE_CHECKING:
     from surg.eval.results import Result
 
@@ -14,13 +16,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class BackendChoice(StrEnum):
-    triton = "triton"
-    onnx = "onnx"
-    torch = "torch"
-    tensorrt = "tensorrt"
 
 
 class ProjectionChoice(StrEnum):
@@ -34,10 +29,6 @@ class ProtocolChoice(StrEnum):
     full = "full"
 
 
-Checkpoint = Annotated[Path | None, typer.Option(help="Run folder or .safetensors; exported and served for the purpose.")]
-Server = Annotated[str | None, typer.Option(help="Address of a running server: HOST:8001, or http://HOST:8000.")]
-Repository = Annotated[Path | None, typer.Option(help="Repository made by surg export.")]
-BackendOption = Annotated[BackendChoice, typer.Option(help="What runs the model.")]
 Out = Annotated[Path, typer.Option(help="Folder for result.json, report.md, report.html and plots/.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, as name=value; which there are: surg config schema EVALUATION.")
@@ -118,7 +109,7 @@ def sterility(
     manifest, long = Manifest.read(data), Manifest.read(takes) if takes else None
     # Before a model is exported and served for nothing.
     takes_by_split([manifest, *([long] if long else [])], config)
-    with _open(backend, server, checkpoint, repository) as opened:
+    with open_model(backend, server, checkpoint, repository) as opened:
         result = judge_sterility(opened, manifest, out, config, takes=long, resume=resume)
         result.evidence |= opened.finish()
     _finish([result], out, json_, config.seed)
@@ -144,7 +135,7 @@ def world_model(
     from surg.eval.world_model import WorldConfig
 
     config, manifest = load_config(WorldConfig, {}, overrides=set_ or []), Manifest.read(data)
-    with _open(backend, server, checkpoint, repository) as opened:
+    with open_model(backend, server, checkpoint, repository) as opened:
         result = judge_world(opened, manifest, out, config)
         result.evidence |= opened.finish()
     _finish([result], out, json_, config.seed)
@@ -255,7 +246,8 @@ def everything(
         Manifest.read(manifest)
     if baseline:
         read_baseline(baseline)
-    with _open(backend, server, checkpoint, None) as opened:
+    # With both, the server is judged and the checkpoint is what its parity is held against.
+    with open_model(backend, server, None if server else checkpoint, None) as opened:
         results = run_suite(opened, out, PROTOCOLS[protocol.value], data, checkpoint=checkpoint)
         proof = opened.finish()
     for result in results:
@@ -320,18 +312,28 @@ def check(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations.")],
     baseline: Annotated[Path | None, typer.Option(help="Stored numbers to hold them against.")] = None,
     write: Annotated[Path | None, typer.Option(help="Store these runs' numbers as the baseline instead.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="How much worse a number may be, for --write.")] = 0.03,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="How much worse a number may be, for --write; 0.03 when not given.")
+    ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Store metrics whose name holds this word; the leading ones when left out.")
+        list[str] | None,
+        typer.Option(help="For --write: metrics whose name holds this word; the leading ones when left out."),
     ] = None,
 ) -> None:
     """Exit 1 when a number got worse than the stored baseline."""
     from surg.errors import ConfigError
-    from surg.eval.regression import HEADLINE, write_baseline
+    from surg.eval.regression import HEADLINE, TOLERANCE, write_baseline
 
+    if write and baseline:
+        raise ConfigError("--baseline checks against stored numbers, --write stores these in their place. Give one of them.")
+    if not write and (tolerance is not None or only):
+        raise ConfigError(
+            "--tolerance and --only go with --write: a baseline holds the numbers it checks, each with its own tolerance.\n"
+            "Store them anew: surg eval check GOOD_RUN --write FILE --tolerance 0.05"
+        )
     results = _results(runs)
     if write:
-        count = len(write_baseline(results, write, tolerance, only or HEADLINE))
+        count = len(write_baseline(results, write, TOLERANCE if tolerance is None else tolerance, only or HEADLINE))
         typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {write}")
         return
     if baseline is None:
@@ -364,6 +366,7 @@ def _probe(
     from surg.eval.probe_action import Arm, ProbeActionConfig
     from surg.eval.runs import judge_probe
 
+    require_one_model(backend, server, checkpoints, repository)
     config = load_config(ProbeActionConfig, defaults, overrides=overrides or [])
     arms = [Arm(name, Path(path)) for name, path in _named(checkpoints, "model")]
     if not arms:
@@ -412,12 +415,6 @@ def _vacant(out: Path, overwrite: bool) -> None:
         raise RunError(f"{out} is a file; an evaluation needs a folder. Choose another --out.")
     if not overwrite and any((out / name).is_file() for name in ("result.json", "report.html")):
         raise RunError(f"{out} holds an evaluation already.\nReplace it: --overwrite    or choose another --out.")
-
-
-def _open(backend: BackendChoice, server: str | None, checkpoint: Path | None, repository: Path | None) -> Any:
-    from surg.eval.backends import open_backend
-
-    return open_backend(backend.value, server=server, checkpoint=checkpoint, repository=repository)
 
 
 def _finish(results: "list[Result]", out: Path, json_: bool, seed: int) -> None:

@@ -140,8 +140,9 @@ def rollback(
     from surg.serving import repository
 
     before, now = repository.rollback(repo, to) if repo else _running(name).rollback(to)
+    whose = f" --repo {repo}" if repo else "" if name == "default" else f" --name {name}"
     typer.echo(
-        f"version(s) {', '.join(map(str, before))} -> {', '.join(map(str, now))}; bring it back: surg serve rollback --to {before[-1]}"
+        f"version(s) {', '.join(map(str, before))} -> {', '.join(map(str, now))}; bring it back: surg serve rollback --to {before[-1]}{whose}"
     )
 
 

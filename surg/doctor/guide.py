@@ -18,7 +18,7 @@ SAMPLED = 8
 
 def check_before_training(data: Path, weights: Path | None) -> Iterator[Finding]:
     """Weights, data set laid out and readable, dependencies, accelerator, disk."""
-    yield _weights(weights)
+    yield check_weights(weights)
     yield _data(data)
     yield _dependencies()
     yield _accelerator()
@@ -49,7 +49,8 @@ def check_after_training(run: Path) -> Iterator[Finding]:
     yield from _checkpoint(folder)
 
 
-def _weights(weights: Path | None) -> Finding:
+def check_weights(weights: Path | None) -> Finding:
+    """Do they load, whole?"""
     if weights is None:
         return warning(
             "Weights", "none given", "surg doctor --weights FILE checks them; surg weights list shows what can be had."

@@ -205,6 +205,19 @@ def test_two_arms_of_one_name_are_refused_before_any_work(motion_manifest: Path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("words", [["--write", "new.json"], ["--tolerance", "0.5"], ["--only", "auprc"]])
+def test_check_refuses_options_that_would_do_nothing(tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from surg.cli.eval import app
+
+    monkeypatch.chdir(tmp_path)
+    result = Result("sterility", "S", metrics={"model/auprc": Metric(0.9)})
+    result.write(tmp_path / "run")
+    regression.write_baseline([result], tmp_path / "b.json")
+    answer = CliRunner().invoke(app, ["check", str(tmp_path / "run"), "--baseline", str(tmp_path / "b.json"), *words])
+    assert isinstance(answer.exception, ConfigError)
+    assert "--write" in str(answer.exception)
+
+
 def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -> None:
     Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.5)}).write(tmp_path / "one")
     Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.7), "clips/auprc": Metric(0.6)}).write(tmp_path / "two")
@@ -312,6 +325,32 @@ def test_work_that_was_never_sent_proves_nothing(fake_triton: str) -> None:
 def test_nothing_to_evaluate_is_said() -> None:
     with pytest.raises(ServerError, match="--checkpoint"), open_backend("triton"):
         pass
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sterility", "--server", "localhost:1", "--checkpoint", "runs/a"],
+        ["world-model", "--repository", "repo", "--checkpoint", "runs/a"],
+        ["probe-action", "--server", "localhost:1", "--checkpoint", "a=runs/a"],
+        ["classify", "--server", "localhost:1", "--repository", "repo"],
+        ["sterility", "--server", "localhost:1", "--backend", "onnx"],
+    ],
+)
+def test_a_named_model_is_the_one_that_is_asked_or_the_command_is_refused(words: list[str], take_manifest: Path) -> None:
+    from surg.cli.eval import app
+
+    answer = CliRunner().invoke(app, [*words, "--data", str(take_manifest)])
+    assert isinstance(answer.exception, ConfigError)
+    assert "--server" in str(answer.exception)
+
+
+def test_embed_refuses_two_models_too(take_manifest: Path, tmp_path: Path) -> None:
+    from surg.cli.embed import app
+
+    words = [str(take_manifest), "--out", str(tmp_path / "f.parquet"), "--server", "localhost:1", "--checkpoint", "surg-tiny"]
+    answer = CliRunner().invoke(app, words)
+    assert isinstance(answer.exception, ConfigError)
 
 
 def test_the_hand_marked_intervals_are_sound(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from surg.errors import ExportError, ServerError
 from surg.serving import repository
@@ -47,6 +48,19 @@ def test_rollback_goes_back_and_forth(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no version 9; it holds 1, 2, 3"):
         repository.rollback(repo, to=9)
     assert repository.rollback(repo, to=3) == ([1], [2, 3])
+
+
+def test_the_way_back_that_rollback_names_leads_to_the_same_repository(tmp_path: Path) -> None:
+    from surg.cli.serve import app
+
+    repo = tmp_path / "repo"
+    for scale in (1, 2):
+        publish(repo, tmp_path, scale)
+    answer = CliRunner().invoke(app, ["rollback", "--repo", str(repo)])
+    words = answer.output.partition("surg serve ")[2].split()
+    assert repository.served_versions(repo) == [1]
+    CliRunner().invoke(app, words)
+    assert repository.served_versions(repo) == [1, 2]
 
 
 @pytest.mark.triton
