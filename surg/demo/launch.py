@@ -46,7 +46,6 @@ def launch(
     """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
     _share_heaps()
     host = host.strip("[]")
-    shown = f"[{host}]" if ":" in host else host
     _require_free(host, port, "The page", "--port")
     if metrics_port is not None:
         if metrics_port == port:
@@ -78,11 +77,11 @@ def launch(
         page = Page(client, known, other)
         if metrics_port is not None:
             stack.enter_context(metrics.served(host, metrics_port))
-            logger.info("metrics for Prometheus: http://%s:%d/metrics", shown, metrics_port)
+            logger.info("metrics for Prometheus: http://%s:%d/metrics", _in_url(host), metrics_port)
         stack.enter_context(page.visits.swept())
         blocks = build(page, examples)
         _, address, _ = blocks.queue(default_concurrency_limit=4, max_size=32).launch(
-            server_name=shown,
+            server_name=_in_url(host),
             server_port=port or _free_port(host),
             prevent_thread_lock=True,
             inbrowser=open_browser,
@@ -115,13 +114,13 @@ def _reference_clips(manifest: Path | None, count: int) -> Any:
 def _require_free(host: str, port: int, what: str, option: str) -> None:
     """Raises ConfigError when nothing could be served there: before a server is started for it."""
     try:
-        with socket.socket(_family(host)) as wanted:
+        with _socket_for(host) as wanted:
             # As the page's own server does: a port that was just given back is free.
             wanted.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             wanted.bind((host, port))
     except OSError as error:
         raise ConfigError(
-            f"{what} cannot be served at {host}:{port} ({error.strerror or error}). Another demo may be open there.\n"
+            f"{what} cannot be served at {_in_url(host)}:{port} ({error.strerror or error}). Another demo may be open there.\n"
             f"Choose another port: {option} {port + 1}"
         ) from error
 
@@ -137,13 +136,18 @@ def _without_proxy(environment: Mapping[str, str], host: str) -> str:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket(_family(host)) as probe_socket:
+    with _socket_for(host) as probe_socket:
         probe_socket.bind((host, 0))
         return int(probe_socket.getsockname()[1])
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _socket_for(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _in_url(host: str) -> str:
+    """An address of IPv6 stands in brackets there."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _wait() -> None:

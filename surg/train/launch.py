@@ -141,6 +141,10 @@ def _manifests(words: list[str], config: TrainConfig) -> Mapping[str, Any]:
     for word in words:
         name, equals, path = word.partition("=")
         if equals and name in config.data.sources:
+            if name in named:
+                raise ConfigError(
+                    f"--data {name}=… was given twice, and a source reads one manifest. Two sets in one: surg data merge"
+                )
             named[name] = {"manifest": str(manifest_path(Path(path)))}
         elif equals and not Path(word).exists():
             raise ConfigError(f"The recipe {config.recipe} has no source {name!r}; it has {', '.join(config.data.sources)}.")
@@ -151,7 +155,13 @@ def _manifests(words: list[str], config: TrainConfig) -> Mapping[str, Any]:
             f"--data {' --data '.join(rest)}: which is for which source? Say --data NAME=PATH; the sources are "
             f"{', '.join(config.data.sources)}. Two sets in one: surg data merge"
         )
-    return {key: {"manifest": path} for path in rest for key, s in config.data.sources.items() if s.manifest is None} | named
+    empty = [key for key, source in config.data.sources.items() if source.manifest is None and key not in named]
+    if rest and not empty:
+        raise ConfigError(
+            f"--data {rest[0]} is for no source: {', '.join(config.data.sources)} of {config.recipe} have their manifests.\n"
+            f"Say which one it takes the place of: --data {next(iter(config.data.sources))}={rest[0]}"
+        )
+    return {key: {"manifest": path} for path in rest for key in empty} | named
 
 
 def manifest_path(path: Path) -> Path:

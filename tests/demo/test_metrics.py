@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surg.demo import metrics
+from surg.demo import launch, metrics
 from surg.demo.analysis import analyse
 from surg.demo.live import Ring, read
 from surg.demo.visits import Visits
@@ -112,3 +112,13 @@ def test_the_dashboard_and_the_alerts_ask_for_what_there_is_and_nothing_names_a_
     assert len(used) > 4
     assert used <= offered, used - offered
     assert video.stem not in urllib.request.urlopen(page, timeout=10).read().decode()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_an_address_of_ipv6_gets_a_free_port_and_stands_in_brackets_in_the_url() -> None:
+    try:
+        port = launch._free_port("::1")
+    except OSError:
+        pytest.skip("this machine has no loopback of IPv6")
+    launch._require_free("::1", port, "The page", "--port")
+    assert [launch._in_url(host) for host in ("::1", "127.0.0.1")] == ["[::1]", "127.0.0.1"]

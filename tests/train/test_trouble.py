@@ -102,6 +102,19 @@ def test_missing_manifests_and_splits_say_what_to_do(settings: Settings, tissue:
         resolve(Choices("pretrain", [str(tmp_path)]))
 
 
+def test_a_manifest_that_no_source_would_read_is_refused(tissue: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data main=… was given twice.*surg data merge"):
+        resolve(Choices("pretrain", [f"main={tissue}", f"main={tissue}"]))
+    own = tmp_path / "mine.yaml"
+    own.write_text(f"extends: pretrain\ndata: {{sources: {{main: {{manifest: {tissue}}}}}}}\n")
+    for words in ([str(tissue)], [str(tissue), f"main={tissue}"]):
+        with pytest.raises(ConfigError, match=r"(?s)for no source.*--data main="):
+            resolve(Choices(str(own), words))
+    with pytest.raises(ConfigError, match="for no source"):
+        resolve(Choices("pretrain", [f"main={tissue}", str(tissue)]))
+    assert resolve(Choices(str(own), [])).data.sources["main"].manifest == tissue
+
+
 def test_test_clips_may_not_be_trained_or_chosen_on(tissue: Path) -> None:
     for key in ("split", "val_split"):
         with pytest.raises(ConfigError, match="test clips may neither"):
