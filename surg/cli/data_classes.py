@@ -49,7 +49,10 @@ def classes(
             f"{manifest} has no clips in the split `train`, on which classes are learnt.\nSplit it by case first: surg data split {manifest}"
         )
     if book is not None:
+        if settings:
+            raise ConfigError("--book brings the settings that its classes were learnt with; leave --set out.")
         learnt = rules.ClassBook.load(book)
+        rules.require_kind(learnt, config.label)
     elif label is not None:
         learnt = rules.fit_label_classes((clip.labels[label] for clip in train if label in clip.labels), config)
     else:

@@ -38,6 +38,7 @@ def tissue(
 
 @app.command()
 def room(
+    context: typer.Context,
     out: Out,
     clips: Clips = 400,
     seed: Seed = 0,
@@ -58,7 +59,13 @@ def room(
 ) -> None:
     """An operating room: breaches of sterility and the movements that only look like one. Half of the clips hold a breach."""
     from surg.data.synth.room import generate, generate_takes
+    from surg.errors import ConfigError
 
+    given = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    if takes and given & {"clips", "seconds"}:
+        raise ConfigError(f"--clips and --seconds are for clips, and {takes} takes were asked for: their length is --minutes.")
+    if not takes and given & {"minutes", "breaches_per_hour"}:
+        raise ConfigError("--minutes and --breaches-per-hour are for takes, and clips were asked for. Long videos: --takes N")
     if takes:
         manifest = generate_takes(
             out,

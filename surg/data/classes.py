@@ -121,6 +121,17 @@ def fit_label_classes(train: Iterable[Label], config: ClassConfig) -> ClassBook:
     return _book(config, (), [*kept, OTHER] if rare and into else kept, becomes, counts)
 
 
+def require_kind(book: ClassBook, label: str | None) -> None:
+    """Raises DataError when the book's classes are of something else than `label` (None: motion): it would label no clip."""
+    learnt = ClassConfig(**book.config).label
+    if learnt != label:
+        have, want = (f"of the label `{name}`" if name is not None else "of motion" for name in (learnt, label))
+        way = f"--label {learnt}" if learnt is not None else "--motion TABLE"
+        raise DataError(
+            f"The class book holds classes {have}, and the clips were to be told by those {want}. Use it with {way}."
+        )
+
+
 def label_clip(clip: Clip, vector: npt.NDArray[np.floating[Any]] | None, book: ClassBook) -> str | None:
     """The class of one clip, or None when it is dropped (or was not measured)."""
     config = ClassConfig(**book.config)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from surg.cli.main import app
+from surg.data.classes import ClassConfig, fit_label_classes
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.timeline import Sample, timeline_path, write_timeline
 from surg.data.video import write_video
@@ -64,6 +65,15 @@ def test_from_videos_to_factor_clips(manifest, tmp_path):
     assert all(Path(clip.video).suffix == ".mkv" for clip in Manifest.read(disk["manifest"]))
     # They begin at 0: the times of the case are not theirs.
     assert not list((tmp_path / "disk").glob("*.timeline.parquet"))
+
+
+def test_a_class_book_of_another_kind_is_refused_and_no_manifest_without_labels_is_written(manifest, tmp_path):
+    book, out = tmp_path / "book.json", tmp_path / "out.parquet"
+    fit_label_classes(["a", "a", "b", "b"], ClassConfig(label="side")).save(book)
+    for words, way in ((("--label", "colour"), "--label side"), (("--label", "side", "--set", "classes=3"), "--set")):
+        answer = CliRunner().invoke(app, ["data", "classes", str(manifest), "--out", str(out), "--book", str(book), *words])
+        assert way in str(answer.exception)
+    assert not out.exists()
 
 
 def test_a_label_makes_classes_without_motion(manifest, tmp_path):

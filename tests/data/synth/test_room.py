@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from surg.data.manifest import Clip, Manifest
 from surg.data.synth.room import FPS, breach_spans, draw_clip, generate, generate_takes
@@ -104,6 +105,22 @@ def test_cameras_of_a_take_share_the_event_and_differ_in_view(tmp_path: Path) ->
     for label in ("event", "breach", "breach_t0", "breach_t1"):
         assert first.labels[label] == second.labels[label]
     assert first.zone != second.zone
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["--minutes", "30"], "--takes N"),
+        (["--breaches-per-hour", "9"], "--takes N"),
+        (["--takes", "1", "--clips", "4"], "--minutes"),
+    ],
+)
+def test_options_of_takes_and_of_clips_are_not_mixed(words: list[str], way: str, tmp_path: Path) -> None:
+    from surg.cli.data_synth import app
+
+    answer = CliRunner().invoke(app, ["room", "--out", str(tmp_path / "room"), *words])
+    assert isinstance(answer.exception, ConfigError)
+    assert way in str(answer.exception)
 
 
 @pytest.mark.parametrize("event", EVENTS)
