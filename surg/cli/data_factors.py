@@ -71,7 +71,7 @@ def make(
         write_manifest(out / "plan.parquet", rows)
         table = out / "rendered.parquet"
         work(
-            partial(render_factor, config=config, fps=fps, out=out), out / "plan.parquet", table, config,
+            partial(render_factor, fps=fps, out=out), out / "plan.parquet", table, config,
             engine=engine, workers=workers, address=address, resume=resume, max_failed=max_failed,
         )  # fmt: skip
         rows = _rendered(table)

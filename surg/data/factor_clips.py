@@ -1,5 +1,6 @@
 """Factor clips from manifest rows: composed while training, or read back from disk; the pixels are the same."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from surg.config import validate
 from surg.data.factors import KINDS, FactorConfig, Kind, Tube, apply, find_tubes, saved_interactions, why_not
 from surg.data.manifest import Clip
 from surg.data.segment.masks import Frames, Segmentation
@@ -17,6 +19,8 @@ from surg.errors import DataError
 
 # What a manifest row of a factor clip says in `meta`.
 FACTOR, TUBE, ON_DISK = "factor", "tube", "factor_on_disk"
+LOOK = "factor_look"
+"""Settings that are not the usual ones, as JSON: whoever composes the clip later has nothing but the row."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ def plan_factors(clip: Clip, kinds: Sequence[Kind], config: FactorConfig) -> Pla
     tracks = Tracks.of(saved)
     tubes = find_tubes(tracks, saved_interactions(saved.extra), config, kept_zone(clip))
     plan = Plan([], {})
+    look = config.model_dump(mode="json", exclude_defaults=True)
+    meta = clip.meta | ({LOOK: json.dumps(look)} if look else {})
     for kind in kinds:
         reason = why_not(kind, tracks, tubes, config)
         if reason is not None:
@@ -40,18 +46,15 @@ def plan_factors(clip: Clip, kinds: Sequence[Kind], config: FactorConfig) -> Pla
         elif kind == "D_I":
             for tube in tubes:
                 start_s, end_s = _stretch(clip, saved.times_s, tube)
-                plan.clips.append(
-                    replace(clip, start_s=start_s, end_s=end_s, meta=clip.meta | {FACTOR: kind, TUBE: tube.to_json()})
-                )
+                plan.clips.append(replace(clip, start_s=start_s, end_s=end_s, meta=meta | {FACTOR: kind, TUBE: tube.to_json()}))
         else:
-            plan.clips.append(replace(clip, meta=clip.meta | {FACTOR: kind}))
+            plan.clips.append(replace(clip, meta=meta | {FACTOR: kind}))
     return plan
 
 
-def factor_frames(
-    clip: Clip, times_s: Sequence[float] | npt.NDArray[np.float64], config: FactorConfig, *, threads: int = 0
-) -> Frames:
+def factor_frames(clip: Clip, times_s: Sequence[float] | npt.NDArray[np.float64], *, threads: int = 0) -> Frames:
     """The frames of a manifest row at `times_s`, factor composed if the row is one and not on disk already: what a loader calls.
+    How it is composed, the row says.
 
     An ordinary row gives its ordinary frames, so that one loader serves a mix.
     """
@@ -62,6 +65,7 @@ def factor_frames(
     saved = _segmentation(_masks_of(clip))
     indices = np.abs(saved.times_s[None, :] - np.asarray(times_s, np.float64)[:, None]).argmin(axis=1).tolist()
     tube = Tube.from_json(clip.meta[TUBE]) if TUBE in clip.meta else None
+    config = validate(FactorConfig, json.loads(clip.meta.get(LOOK, "{}")))
     return apply(kind, frames, saved.at(times_s, frames.shape[1:3]), Tracks.of(saved).items, config, indices=indices, tube=tube)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from surg.data.executor import item_key
 from surg.data.factor_clips import ON_DISK, factor_frames, factor_kind
-from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
 from surg.data.segment.build import sample_times
 from surg.data.segment.masks import Frames
@@ -21,12 +20,12 @@ from surg.runs import atomic_file
 MAX_FRAMES = 4096
 
 
-def render_factor(clip: Clip, config: FactorConfig, fps: float, out: Path) -> dict[str, Any]:
+def render_factor(clip: Clip, fps: float, out: Path) -> dict[str, Any]:
     """Write one factor clip at `fps`; returns the manifest row that reads it (as JSON, for the executor's table)."""
     kind = factor_kind(clip)
     assert kind is not None, "only rows of plan_factors are rendered"
     times_s = sample_times(clip, fps, MAX_FRAMES)
-    frames = factor_frames(clip, times_s, config, threads=1)
+    frames = factor_frames(clip, times_s, threads=1)
     own_fps = 1 / float(times_s[1] - times_s[0]) if len(times_s) > 1 else fps
     path = out / kind / f"{item_key(clip)}.mkv"
     write_lossless(path, frames, own_fps)

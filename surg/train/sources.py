@@ -109,7 +109,7 @@ def open_source(
         clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, min(config.limit, len(clips))).astype(int))]
     varies = config.zone or data.augment.scale != (1.0, 1.0)
     size = round(data.size * MARGIN) if varies else data.size
-    spec = StoreSpec(size=size, fps=data.fps, zone_crop=data.zone_crop * MARGIN if config.zone else 0.0, least=data.num_frames)
+    spec = StoreSpec(size=size, fps=data.fps, zone_crop=data.zone_crop * MARGIN if config.zone else 0.0)
     store = open_store(clips, spec, cache, f"{name}-{split}", data.workers, data.max_bad)
     usable = np.array([number for number, entry in enumerate(store.entries) if entry.count], np.int64)
     if data.order == "easy-first":

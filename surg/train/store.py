@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 
 from surg.config import Config
 from surg.data.factor_clips import factor_frames, factor_kind
-from surg.data.factors import FactorConfig
 from surg.data.manifest import Clip
 from surg.data.preprocess import Polygon, PreprocessSpec, crop_box, resize_box
 from surg.data.sources import kept_zone, read_clip
@@ -42,8 +41,6 @@ class StoreSpec(Config):
     """Frames a second that are kept."""
     zone_crop: float = 0.0
     """Crop to this many times the zone's box; 0 is the largest centred square."""
-    least: int = 16
-    """Frames that a clip must yield; a shorter one repeats its first frame."""
 
 
 @dataclass(frozen=True)
@@ -246,5 +243,5 @@ def _decode(clip: Clip, spec: StoreSpec, out: Frames, offset: int) -> Stored:
 def _frames(clip: Clip, times_s: npt.NDArray[np.float64]) -> tuple[Frames, Polygon | None]:
     """A factor clip is composed from its masks on the way in; any other is decoded as it is."""
     if factor_kind(clip) is not None:
-        return factor_frames(clip, times_s, FactorConfig()), kept_zone(clip)
+        return factor_frames(clip, times_s), kept_zone(clip)
     return read_clip(clip, times_s)

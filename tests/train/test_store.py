@@ -16,6 +16,8 @@ import pytest
 from surg.data.manifest import Clip, Manifest
 from surg.errors import RunError
 from surg.train import store
+from surg.train.config import DataConfig, SourceConfig
+from surg.train.sources import open_source
 from surg.train.store import StoreSpec, open_store
 
 SPEC = StoreSpec(size=32, fps=4.0)
@@ -46,6 +48,14 @@ def test_runs_that_start_together_decode_once(
     pictures = [one.window(2, 3, 4) for one in opened]
     assert pictures[0].std() > 0
     assert all(np.array_equal(pictures[0], other) for other in pictures[1:])
+
+
+def test_arms_that_see_more_or_fewer_frames_share_what_is_decoded(tissue: Path, tmp_path: Path) -> None:
+    source = SourceConfig(manifest=tissue, label="action")
+    for count in (8, 16):
+        data = DataConfig(sources={"main": source}, num_frames=count, size=32)
+        open_source("main", source, data, tmp_path, split="train", classes_needed=False)
+    assert len(list(tmp_path.glob("*.frames"))) == 1
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_set(tissue: Path, tmp_path: Path) -> None:

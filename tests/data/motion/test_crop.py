@@ -64,7 +64,7 @@ def test_factor_clips_are_cut_once(pair: tuple[Clip, Clip], tmp_path: Path) -> N
     times = np.arange(8) / 8
     for kind in ("D_L", "D_A"):
         (one,), (other,) = (plan_factors(clip, [kind], CONFIG).clips for clip in (whole, cut))
-        frames = factor_frames(one, times, CONFIG)
-        assert np.array_equal(frames, factor_frames(other, times, CONFIG))
-        written = Clip(**json.loads(render_factor(one, CONFIG, 8.0, tmp_path / "out")["clip"]))
+        frames = factor_frames(one, times)
+        assert np.array_equal(frames, factor_frames(other, times))
+        written = Clip(**json.loads(render_factor(one, 8.0, tmp_path / "out")["clip"]))
         assert np.array_equal(read_clip(written, times)[0], frames)

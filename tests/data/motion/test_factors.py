@@ -98,20 +98,33 @@ def test_on_the_fly_and_on_disk_give_equal_pixels(tmp_path, kind):
     row = next(row for row in plan_factors(clip, KINDS, CONFIG).clips if row.meta["factor"] == kind)
     import json
 
-    written = Clip(**json.loads(render_factor(row, CONFIG, 8.0, tmp_path / "out")["clip"]))
+    written = Clip(**json.loads(render_factor(row, 8.0, tmp_path / "out")["clip"]))
     times = np.arange(row.start_s, row.end_s + 1e-6, 1 / 8)
-    live = factor_frames(row, times, CONFIG)
-    stored = factor_frames(written, times - times[0], CONFIG)
+    live = factor_frames(row, times)
+    stored = factor_frames(written, times - times[0])
     assert live.shape[0] >= 8
     assert np.array_equal(live, stored)
-    assert not np.array_equal(live, factor_frames(clip, times, CONFIG))
+    assert not np.array_equal(live, factor_frames(clip, times))
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("D_L", "blur_sigma"), ("D_L", "feather"), ("D_A", "background")])
+def test_settings_travel_in_the_row_to_whoever_composes_it(tmp_path, kind, setting):
+    frames, tracks = example()
+    write_video(tmp_path / "clip.mp4", frames, 8.0)
+    tracks.as_segmentation(interactions=[]).save(tmp_path / "masks.npz")
+    clip = Clip(str(tmp_path / "clip.mp4"), 0.0, 15 / 8, "case", masks=str(tmp_path / "masks.npz"))
+    changed = FactorConfig.model_validate({setting: 0.9})
+    (usual,), (other,) = (plan_factors(clip, [kind], config).clips for config in (CONFIG, changed))
+    assert set(usual.meta) == {"factor"}  # what was planned before this was written down reads as it always did
+    times = np.arange(16) / 8
+    assert not np.array_equal(factor_frames(usual, times), factor_frames(other, times))
 
 
 def test_an_ordinary_row_gives_its_ordinary_frames(tmp_path):
     frames, _ = example()
     write_video(tmp_path / "clip.mp4", frames, 8.0)
     clip = Clip(str(tmp_path / "clip.mp4"), 0.0, 15 / 8, "case")
-    assert factor_frames(clip, [0.0, 1.0], CONFIG).shape == (2, 120, 160, 3)
+    assert factor_frames(clip, [0.0, 1.0]).shape == (2, 120, 160, 3)
     with pytest.raises(DataError, match="surg data segment"):
         plan_factors(clip, KINDS, CONFIG)
 
