@@ -65,10 +65,6 @@ class Analysis:
     def actions(self) -> list[Span]:
         return [span for span in self._spans(lambda window: window.action) if span.name]
 
-    def nearest_window(self, time_s: float) -> int:
-        """Index of the window whose prediction is for the time nearest to `time_s`."""
-        return int(np.argmin([abs(window.end_s - time_s) for window in self.windows]))
-
     @property
     def most_telling(self) -> int:
         """Index of the window to show first: the highest breach score; without a sterility head the first window."""

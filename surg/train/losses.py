@@ -3,8 +3,6 @@
 B clips, N tokens, K kept or masked tokens, D width, C classes, H horizons.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,13 +109,6 @@ def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     if total is None:
         raise ConfigError("No loss is switched on: every weight is 0. Set one, for example --set loss.weights.jepa=1")
     return total
-
-
-def class_weights(counts: Sequence[int], smoothing: float = 1.0) -> Tensor:
-    """Inverse-frequency weights with mean 1 over the training clips; `smoothing` clips are added to each class."""
-    counts_ = torch.tensor(counts, dtype=torch.float32) + smoothing
-    weights = counts_.sum() / (len(counts_) * counts_)
-    return weights / (weights * counts_ / counts_.sum()).sum()
 
 
 def acting(logits: Tensor, share: Tensor, action: Tensor, least: float = 0.15, still: float = 0.15) -> Tensor:
