@@ -69,10 +69,10 @@ def test_paths_under_the_folder_are_relative_so_that_it_can_be_moved(tmp_path: P
 
 def test_a_clip_has_one_name_however_its_manifest_was_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "set").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
     video = tmp_path / "set" / "a.mp4"
-    for named in (str(video), f"{tmp_path}/work/../set/a.mp4"):
+    for named in (str(video), f"{tmp_path}/beside/../set/a.mp4"):
         write_manifest("../set/set.parquet", [Clip(named, 0, 1, case="p")])
         assert next(Manifest.read("../set/set.parquet").batches(["video"])).column("video").to_pylist() == ["a.mp4"]
     assert [clip.video for clip in Manifest.read("../set/set.parquet")] == [str(video)]
