@@ -7,7 +7,7 @@ the shape of one row's features and what they were made with stand in the table'
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,15 @@ def clip_columns(clip: Clip, names: VideoNames) -> dict[str, str]:
 def clip_key(clip: Clip, names: VideoNames) -> str:
     """Stable, and tells no file name. The folder of the video does not matter, so that a moved manifest resumes."""
     return item_key([names(clip.video, clip.case), clip.start_s, clip.end_s, clip.case, json.dumps(clip.zone)])
+
+
+def keyed(clips: Iterable[Clip], names: VideoNames) -> Iterator[tuple[str, Clip]]:
+    """Each row with a key: the clip's own, and for a further row of the same clip (under another label) that with its number."""
+    seen: dict[str, int] = {}
+    for clip in clips:
+        key = clip_key(clip, names)
+        seen[key] = seen.get(key, 0) + 1
+        yield (key if seen[key] == 1 else f"{key}-{seen[key]}"), clip
 
 
 def _opened(path: Path) -> pa.Table:

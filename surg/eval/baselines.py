@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from surg.data.executor import run
-from surg.data.feature_table import VideoNames, clip_key
+from surg.data.executor import item_key, run
+from surg.data.feature_table import VideoNames, clip_key, keyed
 from surg.data.manifest import Clip
 from surg.data.sources import read_clip
 from surg.errors import DataError
@@ -44,17 +44,23 @@ def motion(task: "Task", path: Path, workers: int | None) -> list[Predictions]:
     clips = {name: list(manifest.clips()) for name, manifest in task.sets()}
     names = VideoNames.of(clip for rows in clips.values() for clip in rows)
     # A clip may stand in two test sets; it is measured once.
-    everything = list({clip_key(clip, names): clip for rows in clips.values() for clip in rows}.values())
+    everything = list({_measured(clip, names): clip for rows in clips.values() for clip in rows}.values())
     config = MotionConfig()
-    report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=partial(clip_key, names=names))
+    report = run(partial(describe_clip, config=config), everything, path, workers=workers, key=partial(_measured, names=names))
     if report.failed:
         raise DataError(f"The motion of {len(report.failed)} clips could not be measured. The first: {report.failed[0][1]}")
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, columns=["key", *FEATURES])
     vectors = dict(zip(table.column("key").to_pylist(), np.column_stack([table.column(name).to_numpy() for name in FEATURES])))
-    x = {name: np.array([vectors[clip_key(clip, names)] for clip in rows], np.float32) for name, rows in clips.items()}
+    x = {name: np.array([vectors[_measured(clip, names)] for clip in rows], np.float32) for name, rows in clips.items()}
     return _linear("motion, 23 numbers", x, task, clips)
+
+
+def _measured(clip: Clip, names: VideoNames) -> str:
+    """What motion is measured of: another crop of a clip is another picture."""
+    key, crop = clip_key(clip, names), clip.meta.get("crop")
+    return item_key([key, crop]) if crop else key
 
 
 def image(task: "Task", model: str, weights: Path | None) -> list[Predictions]:
@@ -132,7 +138,7 @@ def _predictions(
     # As for the arms, whose features are made set by set.
     names = VideoNames.of(rows)
     return Predictions(
-        arm, probe, test, p, task.code(_labels(task, rows)), cases, np.array([clip_key(clip, names) for clip in rows]), chosen
+        arm, probe, test, p, task.code(_labels(task, rows)), cases, np.array([key for key, _ in keyed(rows, names)]), chosen
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from surg.config import Config
 from surg.data.clips import ClipConfig, windows
 from surg.data.executor import Parts, Progress
-from surg.data.feature_table import Features, VideoNames, clip_columns, clip_key, describe_table, read_features, stamp_of
+from surg.data.feature_table import Features, VideoNames, clip_columns, describe_table, keyed, read_features, stamp_of
 from surg.data.manifest import Clip, Manifest
 from surg.data.preprocess import PreprocessSpec, preprocess
 from surg.data.sources import read_clip
@@ -72,14 +72,14 @@ def embed_manifest(
     failed: list[str] = []
 
     def todo() -> Iterator[tuple[str, Clip]]:
-        for clip in manifest.clips():
-            order.append(clip_key(clip, names))
-            if order[-1] not in finished:
-                yield order[-1], clip
+        for key, clip in keyed(manifest.clips(), names):
+            order.append(key)
+            if key not in finished:
+                yield key, clip
 
     def work(item: tuple[str, Clip]) -> tuple[str, list[dict[str, Any]], str]:
         try:
-            return item[0], list(_rows(backend, item[1], config, seed, names)), ""
+            return item[0], list(_rows(backend, item[1], item[0], config, seed, names)), ""
         except DataError as error:
             return item[0], [], str(error)
 
@@ -162,9 +162,10 @@ def pool_tokens(tokens: Array, patches: int, size: int) -> Array:
     return np.asarray((sums / np.outer(widths, widths)[None, :, :, None]).reshape(-1, tokens.shape[-1]))
 
 
-def _rows(backend: Backend, clip: Clip, config: FeatureConfig, seed: int, names: VideoNames) -> Iterator[dict[str, Any]]:
+def _rows(
+    backend: Backend, clip: Clip, key: str, config: FeatureConfig, seed: int, names: VideoNames
+) -> Iterator[dict[str, Any]]:
     spec = backend.spec
-    key = clip_key(clip, names)
     rng = np.random.default_rng([seed, int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)])
     common = clip_columns(clip, names)
     for segment, end_s in enumerate(window_ends(clip, spec, config)):

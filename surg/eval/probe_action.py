@@ -155,12 +155,15 @@ class Task:
 def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeActionConfig) -> Task:
     """Classes of train; DataError when a split is missing, a class of test was never trained, or cases leak."""
     seen: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    answers: dict[tuple[object, ...], set[str]] = {}
     cases: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     carried: set[str] = set()
     for clip in data.clips():
         carried.update(clip.labels)
         if clip.split in seen and config.label in clip.labels:
             seen[clip.split].add(str(clip.labels[config.label]))
+            stretch = (clip.video, clip.start_s, clip.end_s, clip.case, str(clip.zone))
+            answers.setdefault(stretch, set()).add(str(clip.labels[config.label]))
             cases[clip.split].add(patient(clip.source, clip.case))
     for split, labels in seen.items():
         if not labels:
@@ -192,6 +195,11 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
                 f"{message}\nSplit by case: surg data split {data.path}    or go on and say so: --set allow_shared_cases=true"
             )
         warnings.append(message)
+    if several := sum(len(values) > 1 for values in answers.values()):
+        warnings.append(
+            f"{several} clips stand in several rows with different `{config.label}`. A reader gives a clip one answer: it cannot be right "
+            "about all of its rows, and the best score is below 1."
+        )
     few = len(cases["test"])
     if few < 8:
         warnings.append(f"Test has {few} cases; an interval over so few is a rough guide.")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from surg.data.feature_table import MappedFeatures, VideoNames, clip_columns, clip_key, write_mapped
+from surg.data.feature_table import MappedFeatures, VideoNames, clip_columns, keyed, write_mapped
 from surg.model.bundle import hash_of
 from surg.train.batches import Reading, read_batch
 from surg.train.sources import Draw, Source
@@ -63,6 +63,7 @@ def _encoded(
     was_training = trainee.training
     trainee.eval()
     names = VideoNames.of(source.clips)
+    keys = [key for key, _ in keyed(source.clips, names)]
     for first in range(0, len(source.usable), BATCH):
         numbers = [int(number) for number in source.usable[first : first + BATCH]]
         batch = read_batch([Draw(name, number, (0, number)) for number in numbers], {name: source}, reading)
@@ -73,8 +74,6 @@ def _encoded(
             clip = source.clips[number]
             end_s = clip.start_s + (source.count(number) - 1) / reading.data.fps
             start_s = max(clip.start_s, end_s - (reading.num_frames - 1) / reading.data.fps)
-            rows.append(
-                {"key": clip_key(clip, names), **clip_columns(clip, names), "start_s": start_s, "end_s": end_s, "segment": 0}
-            )
+            rows.append({"key": keys[number], **clip_columns(clip, names), "start_s": start_s, "end_s": end_s, "segment": 0})
         yield rows, tokens.float().cpu().numpy()
     trainee.train(was_training)

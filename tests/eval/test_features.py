@@ -1,5 +1,6 @@
 """Features: what is shown to the model, and that a broken run loses nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from surg.data.feature_table import VideoNames, clip_key, read_features
-from surg.data.manifest import Clip, Manifest
+from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
@@ -94,7 +95,6 @@ def test_every_setting_changes_the_features(
 def test_what_a_manifest_cuts_off_no_evaluation_sees(tmp_path: Path, torch_backend: Backend) -> None:
     """A strip that names the tools would answer for the model."""
     from surg.data.factor_disk import write_lossless
-    from surg.data.manifest import write_manifest
     from surg.eval.parity import _prepare
     from surg.eval.takes import TakeTruth, windows_of
 
@@ -117,7 +117,6 @@ def test_what_a_manifest_cuts_off_no_evaluation_sees(tmp_path: Path, torch_backe
 def recorders(folder: Path) -> Manifest:
     """One case, two days, two cameras, and every file is called 00000."""
     from surg.data.factor_disk import write_lossless
-    from surg.data.manifest import write_manifest
 
     rng, clips = np.random.default_rng(0), []
     for number, place in enumerate(("mon/left", "mon/right", "tue/left")):
@@ -141,6 +140,21 @@ def test_videos_of_one_case_and_one_name_stay_several(tmp_path: Path, torch_back
     assert [clip_key(clip, moved) for clip in Manifest.read(tmp_path / "b/m.parquet").clips()] == list(features.clips[::2])
     takes = takes_by_split([Manifest.read(tmp_path / "b/m.parquet")], SterilityConfig())
     assert len({take.key for take in takes["test"]}) == 3
+
+
+def test_a_clip_under_two_labels_stays_two_rows(tmp_path: Path, torch_backend: Backend) -> None:
+    """Two tools over one whole part: the second was lost, or its label was."""
+    first, *_ = recorders(tmp_path / "a").clips()
+    both = [first, replace(first, labels={"action": "b", "breach": 0})]
+    manifest = write_manifest(tmp_path / "both.parquet", both)
+    features = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig(segments=2))
+    assert [row["action"] for row in by_clip(features).labels] == ["a", "b"]
+    # The first row has the name that it has alone.
+    alone = write_manifest(tmp_path / "alone.parquet", [first])
+    assert clip_key(first, VideoNames.of(alone.clips())) == features.clips[0]
+    # A run that is taken up again finds both.
+    again = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig(segments=2))
+    assert again.clips.tolist() == features.clips.tolist()
 
 
 def test_windows_lie_inside_the_clip() -> None:
@@ -174,7 +188,6 @@ def test_a_single_frame_shows_no_motion_and_a_shuffle_keeps_the_frames() -> None
 
 
 def test_too_many_unreadable_clips_end_the_run(motion_manifest: Path, tmp_path: Path, torch_backend: Backend) -> None:
-    from surg.data.manifest import write_manifest
 
     good = next(Manifest.read(motion_manifest).clips())
     bad = tmp_path / "broken.mp4"

@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.errors import DataError
+from surg.eval.baselines import motion
 from surg.eval.classification import Predictions
 from surg.eval.features import FeatureConfig
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action, read_task
@@ -119,6 +121,32 @@ def test_a_difference_over_one_case_stands_without_an_interval() -> None:
         for name, answers in (("model", right), ("majority class", wrong))
     ]
     assert [row[2] for row in _differences(found, ["model"], ProbeActionConfig(probes=("linear",)))[0].rows] == ["+1.000"]
+
+
+def test_a_clip_of_two_answers_is_said(tmp_path: Path) -> None:
+    rows = [
+        Clip(f"{case}.mp4", 0, 1, case, split, labels={"tool": tool})
+        for case, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "test"))
+        for tool in ("x", "y")
+    ]
+    task = read_task(write_manifest(tmp_path / "m.parquet", rows), {}, ProbeActionConfig(label="tool"))
+    assert any("4 clips stand in several rows with different `tool`" in warning for warning in task.warnings)
+    plain = read_task(
+        write_manifest(tmp_path / "p.parquet", [rows[0], *rows[3:6:2], rows[6]]), {}, ProbeActionConfig(label="tool")
+    )
+    assert not any("several rows" in warning for warning in plain.warnings)
+
+
+def test_the_motion_of_one_crop_is_not_taken_for_that_of_another(tmp_path: Path) -> None:
+    import small
+
+    whole = list(Manifest.read(small.motion_clips(tmp_path / "clips", cases=6)).clips())
+    cut = [replace(clip, meta={**clip.meta, "crop": "0,0,1,0.5"}) for clip in whole]
+    for name, clips in (("whole", whole), ("cut", cut), ("fresh", cut)):
+        task = read_task(write_manifest(tmp_path / f"{name}.parquet", clips), {}, ProbeActionConfig())
+        motion(task, tmp_path / ("fresh-motion.parquet" if name == "fresh" else "motion.parquet"), 1)
+    again, fresh = (pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("motion", "fresh-motion"))
+    assert again == fresh
 
 
 def test_cases_in_train_and_test_are_refused_unless_forced(tmp_path: Path) -> None:
