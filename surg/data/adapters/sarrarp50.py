@@ -9,6 +9,7 @@ video_NN_2) is one case.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,7 @@ def read(root: Path, ledger: Ledger, *, lists: Path) -> Iterator[Clip]:
             ledger.lack("action_discrete.txt", folder.name)
             continue
         rows = list(_rows(table, ledger))
-        frames_per_s = RATE * min(
-            (later - earlier for (earlier, _), (later, _) in itertools.pairwise(rows) if later > earlier), default=1
-        )
+        frames_per_s = RATE * _step(rows)
         video = _video(folder, frames_per_s, lists)
         if video is None:
             ledger.lack("video or frames", folder.name)
@@ -70,6 +69,12 @@ def _masks(folder: Path, frames_per_s: float, lists: Path) -> str | None:
     """Masks stand once a second, under the numbers of the labels' frames: a list says when."""
     pictures = [(number / frames_per_s, path) for number, path in pictures_in(folder / "segmentation")]
     return str(write_frame_list(lists / f"{folder.parent.name}_{folder.name}.masks.txt", pictures).path) if pictures else None
+
+
+def _step(rows: list[tuple[int, int]]) -> int:
+    """Frame numbers from one label to the next. The commonest: one odd row must not stretch the times of all others."""
+    steps = Counter(later - earlier for (earlier, _), (later, _) in itertools.pairwise(rows) if later > earlier)
+    return max(steps, key=lambda step: (steps[step], -step), default=1)
 
 
 def _rows(table: Path, ledger: Ledger) -> Iterator[tuple[int, int]]:

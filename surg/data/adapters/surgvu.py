@@ -141,14 +141,19 @@ def _over_parts(
     if (stop.part, stop.time_s) <= (start.part, start.time_s):
         ledger.lack("interval that ends after it starts", where)
         return
+    told = False
     for part in range(start.part, stop.part + 1):
         if part not in lengths:
             ledger.lack("video of an interval", f"{where}, part {part}")
+            told = True
             continue
         start_s = start.time_s if part == start.part else 0.0
         end_s = min(stop.time_s, lengths[part]) if part == stop.part else lengths[part]
         if end_s > start_s:
+            told = True
             yield part, start_s, end_s
+    if not told:
+        ledger.lack("interval that begins before its video ends", f"{where}, part {start.part}")
 
 
 def _part(text: str) -> int:

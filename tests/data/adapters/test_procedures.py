@@ -127,6 +127,15 @@ def test_labels_are_a_tenth_of_a_second_apart_whatever_their_frame_numbers(rarp:
         assert spans(clips, "action_id") == [(0.0, 1.0, 0), (1.0, 3.0, 1)]
 
 
+def test_one_odd_row_does_not_stretch_the_times_of_the_others(tmp_path: Path) -> None:
+    root = trees.sarrarp50(tmp_path / "rarp")
+    table = root / "train1/video_01/action_discrete.txt"
+    table.write_text(table.read_text().replace("000000030,0", "000000029,0"))
+    found = list(adapter("sarrarp50").read(root, lists=tmp_path / "lists"))
+    clips = [clip for clip in found if clip.case == "sarrarp50/video_01"]
+    assert spans(clips, "action_id") == [(0.0, 1.0, 0), (1.0, 3.0, 1)]
+
+
 def test_pictures_are_placed_on_the_labels_clock(rarp: Path, tmp_path: Path) -> None:
     found = next(clip for clip in adapter("sarrarp50").read(rarp, lists=tmp_path) if clip.case == "sarrarp50/video_02")
     assert open_stills(Path(found.video)).times_s[:3].tolist() == pytest.approx([0.0, 0.1, 0.2])

@@ -103,6 +103,14 @@ def test_an_interval_that_outlasts_the_video_ends_with_it(root: Path) -> None:
     assert spans(clips(root)) == [("part_002", 1.0, 6.0)]
 
 
+def test_an_interval_that_begins_after_its_video_ends_counts_as_missing(root: Path) -> None:
+    rows = ["0,2,1.0,2,3.0,Suturing", "1,2,8.0,2,9.0,Suturing"]
+    trees.text(root / "labels/case_001/tasks.csv", [trees.TASKS_HEADER, *rows])
+    assert spans(clips(root)) == [("part_002", 1.0, 3.0)]
+    with pytest.raises(DataError, match=r"1 of 2 items are missing .*\n.*interval that begins before its video ends"):
+        list(adapter("surgvu").read(root))
+
+
 def test_minutes_and_hours_count_in_the_times_of_tools(root: Path) -> None:
     from surg.data.adapters.surgvu import _clock
 
