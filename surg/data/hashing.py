@@ -4,7 +4,7 @@ A video's signature is the hashes of FRAMES frames spread evenly over it. Two vi
 by at most NEAR_BITS of 64 bits on average. Copies that were cut to another length are not found this way.
 """
 
-from itertools import combinations
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ def signature_times(duration_s: float) -> npt.NDArray[np.float64]:
 def near_duplicates(signatures: npt.ArrayLike) -> list[tuple[int, int, float]]:
     """(i, j, mean bits of difference) of every pair of near-duplicate rows. signatures: (videos, FRAMES) int64."""
     table: Hashes = np.asarray(signatures, np.int64).view(np.uint64).reshape(-1, FRAMES)
+    pairs: Iterable[tuple[int, npt.NDArray[np.int64]]]
     if len(table) <= ALL_PAIRS:
         pairs = [(row, np.arange(row + 1, len(table))) for row in range(len(table) - 1)]
     else:
@@ -58,15 +59,21 @@ def near_duplicates(signatures: npt.ArrayLike) -> list[tuple[int, int, float]]:
     return found
 
 
-def _candidates(table: Hashes) -> list[tuple[int, npt.NDArray[np.int64]]]:
-    """Pairs that share 16 neighbouring bits of the hash of one frame: near-duplicates do somewhere, others seldom."""
-    partners: dict[int, set[int]] = {}
+def _candidates(table: Hashes) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Pairs that share 16 neighbouring bits of the hash of one frame: near-duplicates do somewhere, others seldom.
+
+    Row by row: where many look alike (one recorder's title, one kind of endoscope) the pairs are as many as there are, and memory stays small.
+    """
+    groups: list[list[npt.NDArray[np.int64]]] = [[] for _ in table]
     for frame in range(FRAMES):
+        told = np.flatnonzero(table[:, frame])
         for shift in (0, 16, 32, 48):
-            band = (table[:, frame] >> np.uint64(shift)) & np.uint64(0xFFFF)
+            band = (table[told, frame] >> np.uint64(shift)) & np.uint64(0xFFFF)
             order = np.argsort(band, kind="stable")
-            for group in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
-                alive = group[table[group, frame] != 0]
-                for first, second in combinations(sorted(alive.tolist()), 2) if len(alive) <= 200 else ():
-                    partners.setdefault(first, set()).add(second)
-    return [(row, np.array(sorted(others))) for row, others in sorted(partners.items())]
+            for group in np.split(told[order], np.flatnonzero(np.diff(band[order])) + 1):
+                for row in group.tolist() if len(group) > 1 else ():
+                    groups[row].append(group)
+    for row, alike in enumerate(groups):
+        if alike:
+            others = np.unique(np.concatenate(alike))
+            yield row, others[others > row]
