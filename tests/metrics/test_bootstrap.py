@@ -93,7 +93,31 @@ def test_an_interval_of_a_share_ends_at_its_bounds() -> None:
     statistic = ratio_of_sums([1.0, 1.0, 0.0], np.ones(3))
     assert interval(statistic, 3).high > 1
     found = interval(statistic, 3, bounds=(0, 1))
-    assert (found.low, found.high, found.method) == (0, 1, BEST_METHOD)
+    assert 0 < found.low < found.estimate < found.high < 1
+    assert found.method == BEST_METHOD
+
+
+def test_an_interval_of_a_share_is_students_on_the_log_odds() -> None:
+    # 19 of 20 right in cases of their own: standard error 0.05, 19 degrees of freedom.
+    found = interval(ratio_of_sums([1.0] * 19 + [0.0], np.ones(20)), 20, bounds=(0, 1))
+    half = stats.t.ppf(0.975, 19) * 0.05 / (0.95 * 0.05)
+    assert (found.low, found.high) == pytest.approx([1 / (1 + np.exp(-np.log(19) + sign * half)) for sign in (1, -1)])
+    # What is bounded otherwise is the same interval, moved and stretched.
+    other = interval(ratio_of_sums([3.0] * 19 + [-1.0], np.ones(20)), 20, bounds=(-1, 3))
+    assert (other.low, other.high) == pytest.approx((4 * found.low - 1, 4 * found.high - 1))
+
+
+@pytest.mark.parametrize("cases", [8, 20])
+def test_intervals_of_shares_near_a_bound_hold_the_truth(cases: int) -> None:
+    """Cases of unequal length that differ from each other, right in 19 of 20 on average."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(600):
+        rows = np.maximum(1, rng.lognormal(1.0, 1.0, cases).round())
+        right = rng.binomial(rows.astype(int), rng.beta(4.75, 0.25, cases))
+        found = interval(ratio_of_sums(right, rows), cases, bounds=(0, 1))
+        held.append(found.low <= 0.95 <= found.high)
+    assert np.mean(held) > 0.93
 
 
 def test_cases_that_all_agree_on_a_bound_have_an_interval_of_some_width() -> None:
