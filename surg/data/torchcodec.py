@@ -31,6 +31,8 @@ def reads(container: Any, stream: Any) -> bool:
     return (
         wanted_decoder() != "pyav"
         and stream.frames != 1
+        # Of several it takes the one that it finds best.
+        and len(container.streams.video) == 1
         and any(name in CONTAINERS for name in container.format.name.split(","))
     )
 

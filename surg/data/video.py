@@ -64,6 +64,9 @@ LIMITS = Limits()
 FASTEST = 240.0
 # From so far back, in more frames than this, a file's time has begun again.
 AGAIN_S, AGAIN_FRAMES = 1.0, 10
+# Codecs of single pictures, MJPEG also of films. A film's second picture comes before so many packets of another stream.
+PICTURES = frozenset({"mjpeg", "png", "bmp", "webp", "tiff", "gif"})
+COVER_PACKETS = 250
 # A file from a stranger must not lead to other files of this machine, whatever its name ends in.
 PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "image2"}
 
@@ -249,7 +252,7 @@ def write_video(
 
 @contextmanager
 def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; everything that libav raises inside becomes a DataError."""
+    """The container and its film; everything that libav raises inside becomes a DataError."""
     if not path.is_file():
         raise DataError(f"There is no video {path}.")
     try:
@@ -262,7 +265,7 @@ def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, A
                 )
             if not container.streams.video:
                 raise DataError(f"{path} has no video in it, only {len(container.streams)} other streams.")
-            stream = container.streams.video[0]
+            stream = _film(path, container, options)
             context = stream.codec_context
             if context is None:
                 raise DataError(f"{path} is coded in a way that no decoder here knows.")
@@ -275,6 +278,25 @@ def _open(path: Path, limits: Limits, threads: int = 0) -> Iterator[tuple[Any, A
         raise DataError(
             f"{path} cannot be read as a video: {error.strerror or error}. It may be damaged, cut short or of another kind."
         ) from error
+
+
+def _film(path: Path, container: Any, options: dict[str, str]) -> Any:
+    """The first video stream; where that is a single picture beside a film, such as a cover that nothing marks as one, the film."""
+    first, *others = container.streams.video
+    films = [stream for stream in others if stream.codec_context is not None and stream.codec_context.name not in PICTURES]
+    if not films or first.codec_context is None or first.codec_context.name not in PICTURES:
+        return first
+    counts = dict.fromkeys((first.index, films[0].index), 0)
+    # In a container of its own: this one is still to be read from its beginning.
+    with av.open(path, options=options, timeout=(30.0, 30.0), metadata_errors="ignore") as again:
+        for packet in demux(again, list(again.streams.video)):
+            if packet.size and packet.stream_index in counts:
+                counts[packet.stream_index] += 1
+            if counts[first.index] > 1:
+                return first
+            if counts[films[0].index] > COVER_PACKETS:
+                break
+    return films[0]
 
 
 def _shown_at(path: Path, source: Source, times: npt.NDArray[np.float64]) -> Iterator[tuple[slice, Any]]:

@@ -93,6 +93,25 @@ def test_probe_finds_length_and_rate_also_where_the_container_is_silent(kind: st
     assert (info.width, info.height, info.rotation) == (128, 96, 0)
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_cover_before_the_film_is_not_taken_for_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"covered.{suffix}"
+    with av.open(str(path), "w") as container:
+        cover, film = container.add_stream("mjpeg", rate=25), container.add_stream("libx264", rate=25)
+        for stream, size, pixels in ((cover, 32, "yuvj420p"), (film, 64, "yuv420p")):
+            stream.width, stream.height, stream.pix_fmt = size, size, pixels
+        for stream, count, size in ((cover, 1, 32), (film, 50, 64)):
+            for index in range(count):
+                frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), 4 * index, np.uint8), format="rgb24")
+                frame.pts = index
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    info = probe(path)
+    assert (info.width, info.codec, info.duration_s) == (64, "h264", pytest.approx(2.0, abs=0.05))
+    assert [round(float(frame.mean()) / 4) for frame in read_frames(path, [0.0, 1.0])] == [0, 25]
+    assert len(list(iter_frames(path, 5.0))) == 10
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "flv", "mp4", "avi", "ts"])
 def test_sound_that_outlasts_the_picture_makes_no_longer_video(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"talks.{suffix}"
