@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from surg.data.executor import item_key
 from surg.data.manifest import Clip
+from surg.data.overlap import patient
 from surg.errors import DataError
 from surg.runs import atomic_file
 
@@ -34,6 +35,8 @@ class Features:
     """(N, …): (D,) pooled, (tokens, D) otherwise."""
     clips: npt.NDArray[np.str_]
     cases: npt.NDArray[np.str_]
+    patients: npt.NDArray[np.str_]
+    """One name for one patient, also where two data sets have the same under two."""
     videos: npt.NDArray[np.str_]
     """Of which video of its case a row is, without its name; the case itself in tables that do not tell."""
     splits: npt.NDArray[np.str_]
@@ -57,7 +60,7 @@ class Features:
     def pick(self, rows: npt.NDArray[Any]) -> "Features":
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return Features(
-            self.values[index], self.clips[index], self.cases[index], self.videos[index], self.splits[index], self.start_s[index], self.end_s[index],
+            self.values[index], self.clips[index], self.cases[index], self.patients[index], self.videos[index], self.splits[index], self.start_s[index], self.end_s[index],
             [self.labels[i] for i in index], self.meta,
         )  # fmt: skip
 
@@ -93,8 +96,10 @@ def read_features(path: Path) -> Features:
     text = {name: np.array(table.column(name).to_pylist(), dtype=np.str_) for name in ("key", "case", "split")}
     told = table.column("video").to_pylist() if "video" in table.column_names else [None] * len(table)
     videos = np.array([video or case for video, case in zip(told, text["case"].tolist())], dtype=np.str_)
+    sources = table.column("source").to_pylist() if "source" in table.column_names else [""] * len(table)
+    patients = np.array([patient(source, case) for source, case in zip(sources, text["case"].tolist())], dtype=np.str_)
     return Features(
-        values, text["key"], text["case"], videos, text["split"],
+        values, text["key"], text["case"], patients, videos, text["split"],
         table.column("start_s").to_numpy(), table.column("end_s").to_numpy(),
         [json.loads(row) for row in table.column("labels").to_pylist()], metadata,
     )  # fmt: skip

@@ -164,9 +164,9 @@ def _probe(features: Features, config: PhasesConfig) -> Moments:
         raise DataError(
             f"No row of split {', '.join(empty)} carries the label `{config.label}`. Split by case first: surg data split MANIFEST"
         )
-    shared = set(features.cases[rows["test"]]) & set(features.cases[np.concatenate([rows["train"], rows["val"]])])
+    shared = set(features.patients[rows["test"]]) & set(features.patients[np.concatenate([rows["train"], rows["val"]])])
     if shared:
-        raise DataError(f"{len(shared)} cases stand in test and in train or val. Split by case: surg data split MANIFEST")
+        raise DataError(f"{len(shared)} patients stand in test and in train or val. Split by case: surg data split MANIFEST")
     names = sorted(set(labels[rows["train"]].tolist()))
     index = {name: number for number, name in enumerate(names)}
     if strange := sorted(set(labels[np.concatenate([rows["val"], rows["test"]])].tolist()) - set(names)):
@@ -183,7 +183,7 @@ def _probe(features: Features, config: PhasesConfig) -> Moments:
     test = rows["test"]
     # A case may have several videos, each of which begins at 0 s.
     videos = np.array([f"{case}/{video}" for case, video in zip(features.cases[test], features.videos[test])])
-    return _moments(videos, features.cases[test], features.end_s[test], labels[test], predicted, commonest, source)
+    return _moments(videos, features.patients[test], features.end_s[test], labels[test], predicted, commonest, source)
 
 
 def _moments(

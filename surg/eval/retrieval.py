@@ -1,6 +1,6 @@
 """Do a clip's neighbours show the same? Retrieval among clips of other cases, exact, in blocks of bounded memory.
 
-Neighbours of the query's own case never count; a clip without the label is in the pool, but matches nothing.
+Neighbours of the query's own patient never count, under whatever case; a clip without the label is in the pool, but matches nothing.
 """
 
 from collections.abc import Sequence
@@ -46,11 +46,11 @@ def evaluate(features: Features, config: RetrievalConfig, folder: Path, second: 
             f"Retrieval needs two clips and two values of `{config.label}`; the table has {len(set(labels[known].tolist()))}."
         )
     vectors = _vectors(features, config)
-    groups = None if config.own_case else features.cases
+    groups = None if config.own_case else features.patients
     indices = neighbours(vectors, config.k, groups, use_faiss=config.faiss)
     relevant = metric.relevant_neighbours(indices, labels, labels, known)
     pool = (
-        metric.pool_sizes(labels, labels, features.cases, features.cases)
+        metric.pool_sizes(labels, labels, features.patients, features.patients)
         if groups is not None
         else metric.pool_sizes(labels, labels) - 1
     )
@@ -70,14 +70,14 @@ def evaluate(features: Features, config: RetrievalConfig, folder: Path, second: 
     chance = float(np.mean(pool[usable] / _candidates(features, groups)[usable]))
     for name, values in scores.items():
         rows = usable & np.isfinite(values) if not name.startswith(("cycle", "overlap")) else np.isfinite(values)
-        sums, counts = case_sums(values[rows], features.cases[rows])
+        sums, counts = case_sums(values[rows], features.patients[rows])
         result.metrics[name] = Metric.of(interval(ratio_of_sums(sums, counts), len(sums), bounds=(0, 1)))
     result.metrics |= {
         "effective_rank": Metric(effective_rank(vectors[:4096])),
         "feature_std": Metric(feature_std(vectors[:4096])),
         "mean_cosine": Metric(mean_cosine(features.vectors()[:4096]), better="lower"),
     }
-    cases = len(set(features.cases.tolist()))
+    cases = len(set(features.patients.tolist()))
     result.headline = (
         f"Nearest clip of another case shows the same {config.label}: {result.metrics['top1']}; chance {chance:.3f}."
     )

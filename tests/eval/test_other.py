@@ -29,7 +29,7 @@ from surg.model.world import WorldPredictor
 REAL = Path(__file__).parents[1] / "real"
 
 
-def features(vectors: np.ndarray, labels: list[str], cases: list[str]) -> Features:
+def features(vectors: np.ndarray, labels: list[str], cases: list[str], patients: list[str] | None = None) -> Features:
     count = len(vectors)
     names = np.array([f"c{i}" for i in range(count)])
     zero = np.zeros(count)
@@ -37,6 +37,7 @@ def features(vectors: np.ndarray, labels: list[str], cases: list[str]) -> Featur
         vectors.astype(np.float16),
         names,
         np.array(cases),
+        np.array(patients or cases),
         np.array(cases),
         np.array([""] * count),
         zero,
@@ -58,6 +59,16 @@ def test_retrieval_never_counts_the_own_case_or_an_unknown_label(tmp_path: Path)
     assert own.metrics["map@2"].value != plain.metrics["map@2"].value
     with pytest.raises(DataError, match="two values"):
         evaluate(features(vectors, ["x"] * 6, ["a"] * 6), RetrievalConfig(), tmp_path)
+
+
+def test_retrieval_does_not_find_the_same_patient_in_another_data_set(tmp_path: Path) -> None:
+    """Cholec80's first video is CholecT50's: its clips are their own neighbours."""
+    vectors = np.array([[1, 0], [1, 0.01], [0.8, 0.5], [0, 1], [0.1, 1], [0.5, 0.8]], float)
+    labels, cases = ["x", "x", "y", "y", "y", "x"], ["80/1", "50/1", "80/2", "80/1", "50/1", "80/2"]
+    config = RetrievalConfig(k=1, centre=False)
+    assert evaluate(features(vectors, labels, cases), config, tmp_path).metrics["top1"].value > 0.5
+    one = evaluate(features(vectors, labels, cases, ["one", "one", "two", "one", "one", "two"]), config, tmp_path)
+    assert (one.metrics["top1"].value, one.metrics["top1"].cases) == (0.0, 2)
 
 
 def test_overlap_of_a_ranking_with_itself_is_one(tmp_path: Path, motion_manifest: Path, torch_backend: Backend) -> None:

@@ -96,16 +96,17 @@ def test_background_and_tolerance_have_an_effect(tmp_path: Path) -> None:
         evaluate(table, PhasesConfig(background=("z",)), tmp_path)
 
 
-def features(path: Path, splits: list[str]) -> Path:
+def features(path: Path, splits: list[str], names: list[tuple[str, str]] | None = None) -> Path:
     rng = np.random.default_rng(0)
     rows = []
     for case, split in enumerate(splits):
+        source, name = names[case] if names else ("s", f"case{case}")
         for second in range(40):
             phase = "first" if second < 20 else "second"
             vector = rng.normal(size=4) + (4.0 if phase == "second" else 0.0)
             rows.append(
                 {
-                    "key": f"{case}-{second}", "case": f"case{case}", "split": split, "source": "s", "labels": json.dumps({"phase": phase}),
+                    "key": f"{case}-{second}", "case": name, "split": split, "source": source, "labels": json.dumps({"phase": phase}),
                     "start_s": second - 1.0, "end_s": float(second), "segment": 0, "features": vector.astype(np.float16),
                 }
             )  # fmt: skip
@@ -123,6 +124,10 @@ def test_features_are_read_by_a_probe_fitted_on_train(tmp_path: Path) -> None:
     assert result.metrics["model/strict/accuracy"].cases == 2
     with pytest.raises(DataError, match="split val"):
         evaluate(features(tmp_path / "g.parquet", ["train", "test"]), PhasesConfig(), tmp_path)
+    # One patient under the names of two data sets.
+    names = [("cholec80", "cholec80/video01"), ("cholec80", "cholec80/video02"), ("cholect50", "cholect50/VID01")]
+    with pytest.raises(DataError, match="1 patients stand in test and in train or val"):
+        evaluate(features(tmp_path / "h.parquet", ["train", "val", "test"], names), PhasesConfig(), tmp_path)
 
 
 def test_parts_of_one_case_are_videos_of_their_own(tmp_path: Path) -> None:
