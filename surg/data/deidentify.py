@@ -7,6 +7,7 @@ opened again and looked at before it counts as done. This lowers risk and does n
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +79,8 @@ def deidentify(
     rate = rate if stills else None
     blanked, boxes, told = _survey(source, config, rate)
     crop = crop_without(boxes) if config.overlay == "crop" and boxes else None
-    fps = probe(source, fps=rate).fps or 25.0
+    info = probe(source, fps=rate)
+    fps = info.fps or 25.0
     faces = 0
 
     def finished() -> Iterator[tuple[float, Frame]]:
@@ -92,7 +94,7 @@ def deidentify(
             faces += seen
             yield times[index], frame
 
-    path, count, end_s = _write(source, target, finished(), fps, config.crf)
+    path, count, end_s = _write(source, target, finished(), fps, config.crf, info.pixel_aspect)
     keys, streams = _tells(source)
     left, more = _tells(path)
     if left or more:
@@ -179,7 +181,9 @@ def _painted(
     return out[math.ceil(y0 * height) : math.floor(y1 * height), math.ceil(x0 * width) : math.floor(x1 * width)]
 
 
-def _write(source: Path, target: Path, frames: Iterator[tuple[float, Frame]], fps: float, crf: int) -> tuple[Path, int, float]:
+def _write(
+    source: Path, target: Path, frames: Iterator[tuple[float, Frame]], fps: float, crf: int, pixel_aspect: Fraction
+) -> tuple[Path, int, float]:
     count = 0
 
     def counted() -> Iterator[Frame]:
@@ -190,7 +194,7 @@ def _write(source: Path, target: Path, frames: Iterator[tuple[float, Frame]], fp
 
     if not is_stills(source):
         path, _, _ = copies_at(target)
-        write_video(path, counted(), fps, crf=crf)
+        write_video(path, counted(), fps, crf=crf, pixel_aspect=pixel_aspect)
         return path, count, count / fps
     _, listing, folder = copies_at(target)
     folder.mkdir(parents=True, exist_ok=True)

@@ -84,6 +84,8 @@ class VideoInfo:
     rotation: int
     """Degrees counter-clockwise that the stored picture was turned by to be upright: 0, 90, 180 or 270."""
     codec: str
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel over its height: 1 but for DV, HDV and the like. Frames are read as stored, pixel by pixel."""
 
 
 def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS) -> VideoInfo:
@@ -115,9 +117,10 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
                 f"{path} says it lasts {duration:.0f} s; expected at most {limits.duration_s:.0f}. It is damaged, or no video."
             )
         width, height = stream.codec_context.width, stream.codec_context.height
+        aspect = stream.sample_aspect_ratio or Fraction(1)
         if rotation in (90, 270):
-            width, height = height, width
-        return VideoInfo(width, height, rate, duration, count, rotation, str(stream.codec_context.name))
+            width, height, aspect = height, width, 1 / aspect
+        return VideoInfo(width, height, rate, duration, count, rotation, str(stream.codec_context.name), aspect)
 
 
 def read_frames(
@@ -220,8 +223,11 @@ def write_video(
     preset: str = "veryfast",
     gop: int = 30,
     repeatable: bool = False,
+    pixel_aspect: Fraction = Fraction(1),
 ) -> None:
     """Write RGB frames as H.264 in MP4, atomically. Sides are cut to even numbers, as 4:2:0 needs them.
+
+    `pixel_aspect` is the width of a pixel over its height; players stretch the picture by it.
 
     `repeatable` gives the same bytes every time: one thread, and without x264's macroblock tree, whose vector code does not
     (seen with x264 165: the same 16 frames came out in three versions, depending on what the process had done before).
@@ -235,6 +241,8 @@ def write_video(
                 stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.options = {"crf": str(crf), "preset": preset, "g": str(gop)}
+                if pixel_aspect != 1:
+                    stream.codec_context.sample_aspect_ratio = pixel_aspect
                 if repeatable:
                     stream.codec_context.thread_count = 1
                     stream.options = stream.options | {"x264-params": "mbtree=0"}

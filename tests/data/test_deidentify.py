@@ -20,7 +20,7 @@ from surg.data.overlay import crop_without, find_overlay
 from surg.data.segment.given import read_masks
 from surg.data.sources import probe_clip, read_clip
 from surg.data.stills import open_stills
-from surg.data.video import iter_frames, probe, read_frames
+from surg.data.video import iter_frames, probe, read_frames, write_video
 from surg.errors import ConfigError, DataError
 
 Frame = npt.NDArray[np.uint8]
@@ -119,6 +119,14 @@ def test_times_stay_as_they_were(tmp_path: Path) -> None:
     for time in (0.0, 1.3, 3.9):
         difference = read_frames(copy, [time]).astype(int) - read_frames(source, [time]).astype(int)
         assert np.abs(difference).mean() < 4
+
+
+def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
+    """A recorder's 1440 x 1080 that players show as 16:9."""
+    write_video(tmp_path / "a.mp4", [tissue(index) for index in range(10)], FPS, pixel_aspect=Fraction(4, 3))
+    copy, _ = deidentify(tmp_path / "a.mp4", tmp_path / "b", DeidentifyConfig())
+    assert probe(tmp_path / "a.mp4").pixel_aspect == probe(copy).pixel_aspect == Fraction(4, 3)
+    assert probe(write(tmp_path / "c.mp4", [tissue(0)])).pixel_aspect == 1
 
 
 def test_quality_is_an_option(tmp_path: Path) -> None:
@@ -583,7 +591,7 @@ def test_frames_are_worked_on_one_at_a_time(visit: Path, tmp_path: Path, monkeyp
 
     written: list[int] = []
 
-    def writer(path: Path, frames: Iterator[Frame], fps: float, *, crf: int) -> None:
+    def writer(path: Path, frames: Iterator[Frame], fps: float, **_: object) -> None:
         start = alive
         for number, _ in enumerate(frames, start=1):
             written.append(alive - start - number)
