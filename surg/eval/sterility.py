@@ -20,7 +20,7 @@ from surg.eval.results import Metric
 from surg.eval.takes import Scored, TakeTruth, WatchConfig, read_takes, score_takes
 from surg.metrics.bootstrap import Statistic, interval, row_statistic
 from surg.metrics.calibration import expected_calibration_error
-from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Tolerance, event_curve, pool, recall_at
+from surg.metrics.detection import AlarmRule, CurvePoint, Matches, Tolerance, event_curve, pool, quietest, recall_at
 from surg.metrics.detection import score_takes as match_takes
 
 Floats = npt.NDArray[np.float64]
@@ -144,18 +144,19 @@ def judge(
 
 
 def choose_threshold(scores: list[Floats], val: list[Scored], horizon_s: float, config: SterilityConfig) -> float:
-    """On val: the best recall with at most `false_per_hour` false alarms an hour; without events there, the 99.5 % quantile.
+    """On val: the best recall with at most `false_per_hour` false alarms an hour; without events there, the lowest with so few.
 
     Where no threshold is so quiet, one above every score of val: a lower one would give more false alarms than were asked for.
     """
     takes = [take.watched(values) for take, values in zip(val, scores)]
     curve = event_curve(takes, config.rule(0.5), Tolerance(config.before_s + horizon_s, config.after_s), points=200)
-    point = recall_at(curve, config.false_per_hour)
-    if point is not None and any(take.truth.events for take in val):
+    events = any(take.truth.events for take in val)
+    point = recall_at(curve, config.false_per_hour) if events else quietest(curve, config.false_per_hour)
+    if point is not None:
         return point.threshold
     every = np.concatenate([take.scores for take in takes])
     every = every[~np.isneginf(every)]
-    judged = any(np.isfinite(found.recall) and np.isfinite(found.false_per_hour) for found in curve)
+    judged = any((np.isfinite(found.recall) or not events) and np.isfinite(found.false_per_hour) for found in curve)
     return float(np.nextafter(every.max(), np.inf)) if judged else float(np.quantile(every, 0.995))
 
 

@@ -107,6 +107,10 @@ def _thresholds(
         result.protocol.append(
             f"Thresholds were chosen on {len(val)} val takes: the best recall with at most {config.false_per_hour:g} false alarms an hour."
         )
+        if not any(take.truth.events for take in val):
+            result.warnings.append(
+                "No val take holds a breach, so that no recall was to be had: the threshold is the lowest with so few false alarms there."
+            )
         scores = [[take.breach[:, i] for take in val] for i in range(len(horizons_s))]
         chosen = [choose_threshold(own, val, h, config) for own, h in zip(scores, horizons_s)]
         if chosen[0] > max(float(take_of(take).scores.max()) for take in val):

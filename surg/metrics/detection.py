@@ -7,6 +7,7 @@ one event, and two events in a row need two alarms. Further alarms that begin in
 false. All others are false. Times are seconds.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -176,6 +177,12 @@ def recall_at(curve: Sequence[CurvePoint], false_per_hour: float) -> CurvePoint 
     """The point of best recall among those with at most so many false alarms per hour; of equals the highest threshold. None: no point is."""
     allowed = [point for point in curve if point.false_per_hour <= false_per_hour + 1e-9 and np.isfinite(point.recall)]
     return max(allowed, key=lambda point: (point.recall, point.threshold)) if allowed else None
+
+
+def quietest(curve: Sequence[CurvePoint], false_per_hour: float) -> CurvePoint | None:
+    """The point of lowest threshold from which on none has more false alarms per hour than that: lower ones melt alarms into one that never ends."""
+    allowed = list(itertools.takewhile(lambda point: point.false_per_hour <= false_per_hour + 1e-9, curve))
+    return allowed[-1] if allowed else None
 
 
 def _begins_in(alarm: Span, event: Span, tolerance: Tolerance) -> bool:

@@ -272,6 +272,17 @@ def test_fewer_false_alarms_asked_for_never_lower_the_threshold(tmp_path: Path) 
     assert any("No threshold on val" in warning for warning in result.warnings)
 
 
+def test_val_takes_without_a_breach_keep_to_the_false_alarms_asked_for(tmp_path: Path) -> None:
+    scores = np.full(3600, 0.1)
+    scores[100::100] = np.linspace(0.2, 0.9, 35)  # 35 false alarms in an hour, each louder than the last
+    val, test = [scored((), scores)], [scored(((100.0, 104.0),), scores, "b")]
+    threshold = choose_threshold([scores], val, 0.0, SterilityConfig(repeats=100, false_per_hour=5.0))
+    assert 0.78 < threshold < 0.9  # the fifth from above, not the one at which the alarm never ends
+    assert len(judge("model", [scores], val, 0.0, threshold, SterilityConfig(repeats=100)).events.false) in (4, 5)
+    result = summarise({"val": val, "test": test}, (0.0,), None, SterilityConfig(repeats=100), tmp_path, [])
+    assert any("No val take holds a breach" in warning for warning in result.warnings)
+
+
 def test_a_threshold_above_all_that_was_judged_is_told_whatever_lies_between_the_rows(tmp_path: Path) -> None:
     rows = (Clip("v.mp4", 0, 40, "a", labels={"breach": 0}), Clip("v.mp4", 60, 100, "a", labels={"breach": 0}))
     scores = np.full(101, 0.1)
