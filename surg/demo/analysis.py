@@ -40,6 +40,8 @@ class Analysis:
     model: str
     """Which checkpoint answered, as a short fingerprint."""
     classes: tuple[str, ...]
+    stride_s: float
+    """From one window to the next."""
     windows: list[Window] = field(default_factory=list)
 
     @property
@@ -58,12 +60,29 @@ class Analysis:
 
     @property
     def alarms(self) -> list[Span]:
-        """Runs of windows whose breach score reaches the threshold; each window speaks for the time since the one before."""
-        return [span for span in self._spans(lambda window: "breach" if window.breach >= self.threshold else "") if span.name]
+        """Runs of windows whose breach score reaches the threshold. A window alarms when its last frame is seen, and stands until the
+        next one is: before, nobody was warned. `surg infer` and the evaluation count so too."""
+        return [
+            Span("breach", "breach", self.windows[run[0]].end_s, self.until(run[-1]), max(self.windows[i].breach for i in run))
+            for name, run in self._runs(lambda window: "breach" if window.breach >= self.threshold else "")
+            if name
+        ]
 
     @property
     def actions(self) -> list[Span]:
-        return [span for span in self._spans(lambda window: window.action) if span.name]
+        """Runs of windows of one action. It names what was seen: a window speaks for the time since the one before, the first for all
+        that it saw."""
+        return [
+            Span(
+                "action",
+                name,
+                self.since(run[0]),
+                self.windows[run[-1]].end_s,
+                max(self.windows[i].action_probability.get(name, 0.0) for i in run),
+            )
+            for name, run in self._runs(lambda window: window.action)
+            if name
+        ]
 
     @property
     def most_telling(self) -> int:
@@ -72,20 +91,19 @@ class Analysis:
         return int(np.argmax(scores)) if scores and scores[0] == scores[0] else 0
 
     def since(self, index: int) -> float:
-        """Where the stretch of time begins for which window `index` speaks."""
+        """Where the stretch of time begins that window `index` adds to what was seen."""
         return self.windows[index - 1].end_s if index else self.windows[0].start_s
 
-    def _spans(self, name_of: Callable[[Window], str]) -> list[Span]:
-        spans = []
+    def until(self, index: int) -> float:
+        """Until when window `index` is the newest: the next one's last frame, or the end of the video."""
+        if index + 1 < len(self.windows):
+            return self.windows[index + 1].end_s
+        end_s = self.windows[index].end_s
+        return max(min(end_s + self.stride_s, self.duration_s), end_s)
+
+    def _runs(self, name_of: Callable[[Window], str]) -> Iterator[tuple[str, list[int]]]:
         for name, group in groupby(range(len(self.windows)), key=lambda index: name_of(self.windows[index])):
-            indices = list(group)
-            kind = "breach" if name == "breach" else "action"
-            scores = [
-                self.windows[i].breach if kind == "breach" else self.windows[i].action_probability.get(name, 0.0)
-                for i in indices
-            ]
-            spans.append(Span(kind, name, self.since(indices[0]), self.windows[indices[-1]].end_s, max(scores)))
-        return spans
+            yield name, list(group)
 
 
 def analyse(
@@ -105,7 +123,7 @@ def analyse(
 def _windows(client: Client, video: Path, zone: Polygon | None, stride_s: float, threshold: float | None) -> Iterator[Analysis]:
     contract = client.contract
     chosen = contract.threshold(0) if threshold is None else threshold
-    analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes)
+    analysis = Analysis(video, probe(video), zone, chosen, contract.checkpoint_sha256[:12], contract.classes, stride_s)
     # Surprise costs twice what the rest costs; on a long timeline every third window draws the same curve.
     every = 3 if analysis.duration_s > MANY_WINDOWS * stride_s else 1
     surprise = contract.has("surg_world")

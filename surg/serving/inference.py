@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from surg.data.adapters.files import VIDEO_SUFFIXES, videos_under
+from surg.data.video import probe
 from surg.errors import ConfigError, DataError, SurgError
 from surg.metrics.detection import AlarmRule, alarms
 from surg.runs import write_text
@@ -70,8 +72,9 @@ def look(
     """Watch one video to its end and gather events. What ends it earlier is in the report, Ctrl-C too: hours of windows are kept."""
     windows: list[Window] = []
     stopped: BaseException | None = None
-    nothing = np.zeros(0, np.float32)
+    nothing, duration_s = np.zeros(0, np.float32), 0.0
     try:
+        duration_s = probe(video).duration_s
         for window in client.watch(video, zone, stride_s=stride_s, surprise=surprise, on_server=on_server):
             windows.append(replace(window, breach_map=nothing, embedding=nothing))
             if progress:
@@ -79,21 +82,26 @@ def look(
     except (SurgError, KeyboardInterrupt) as error:
         stopped = error
     contract = client.contract
-    found = list(events(windows, lambda h: contract.threshold(h) if threshold is None else threshold, stride_s))
+    rule = lambda h: contract.threshold(h) if threshold is None else threshold  # noqa: E731
+    found = list(events(windows, rule, stride_s, duration_s))
     return Report(video, windows, found, stopped)
 
 
-def events(windows: list[Window], threshold: Callable[[float], float], stride_s: float = 0.0) -> Iterator[Event]:
-    """Spans in which a breach probability stays at or above the threshold of its horizon."""
+def events(
+    windows: list[Window], threshold: Callable[[float], float], stride_s: float = 0.0, duration_s: float = math.inf
+) -> Iterator[Event]:
+    """Spans in which a breach probability stays at or above the threshold of its horizon: from the moment that the first window was
+    seen whole to the next window below it, or to the end of the video."""
     if not windows:
         return
     times = [window.end_s for window in windows]
+    last_s = max(duration_s, times[-1])  # a container may name a shorter time than its frames take
     for horizon in windows[0].breach_probability:
         scores = [window.breach_probability[horizon] for window in windows]
         for start, end in alarms(times, scores, AlarmRule(threshold(float(horizon)))):
             peak = max(score for time, score in zip(times, scores) if start <= time <= end)
-            # The last window of an event stands for the time up to the next one.
-            yield Event(_kind(horizon), start, max(end, start + stride_s), peak)
+            # The last window of an event stands for the time up to the next one; after the video there is nothing to speak of.
+            yield Event(_kind(horizon), start, min(max(end, start + stride_s), last_s), peak)
 
 
 def _kind(horizon: str) -> str:

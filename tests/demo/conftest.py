@@ -28,8 +28,8 @@ def video(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def analysis(video: Path) -> Analysis:
-    """Eight windows of half a second: two actions, and one alarm from 1.5 to 2.5 s."""
-    made = Analysis(video, probe(video), ZONE, 0.5, "abc123", CLASSES)
+    """Eight windows of half a second: two actions, and one alarm from 2.0 to 3.0 s."""
+    made = Analysis(video, probe(video), ZONE, 0.5, "abc123", CLASSES, 0.5)
     breach = [0.1, 0.1, 0.2, 0.7, 0.9, 0.3, 0.1, 0.1]
     for index, score in enumerate(breach):
         action = "approach" if index < 4 else "close"

@@ -15,11 +15,22 @@ def test_each_window_is_a_button_with_words_for_a_screen_reader(analysis: Analys
 
 def test_alarms_lie_where_the_score_reaches_the_threshold(analysis: Analysis) -> None:
     (alarm,) = analysis.alarms
-    assert (alarm.start_s, alarm.end_s, alarm.score) == (1.5, 2.5, 0.9)
+    assert (alarm.start_s, alarm.end_s, alarm.score) == (2.0, 3.0, 0.9)
     assert draw(analysis).count('class="alarm"') == 1
     analysis.threshold = 0.95
     assert analysis.alarms == []
     assert 'class="alarm"' not in draw(analysis)
+
+
+def test_the_last_window_alarms_to_the_end_of_the_video_and_no_further(analysis: Analysis) -> None:
+    """The clip lasts 4 s; its last window ends there, and one stride before when the last is not there yet."""
+    for window in analysis.windows[-2:]:
+        window.breach_probability["0"] = 0.8
+    assert [(span.start_s, span.end_s) for span in analysis.alarms] == [(2.0, 3.0), (3.5, 4.0)]
+    del analysis.windows[-1]
+    assert [(span.start_s, span.end_s) for span in analysis.alarms] == [(2.0, 3.0), (3.5, 4.0)]
+    analysis.stride_s = 10.0
+    assert analysis.alarms[-1].end_s == analysis.duration_s == 4.0
 
 
 def test_the_chosen_moment_is_marked(analysis: Analysis) -> None:

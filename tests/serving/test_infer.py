@@ -102,6 +102,16 @@ def test_alarms_and_names_are_those_of_the_version_that_answers(folder: Path, se
     assert (analysis.threshold, analysis.model) == (0.9, "2" * 12)
 
 
+def test_the_page_and_the_command_name_one_time_for_an_alarm(folder: Path, server: str) -> None:
+    """An alarm begins when its first window was seen whole, and ends with the video of 4 s."""
+    with connect(server) as client:
+        report = inference.look(client, folder / "a.mp4", stride_s=0.75, threshold=0.0)
+        *_, page = analyse(client, folder / "a.mp4", stride_s=0.75, threshold=0.0)
+    assert report.windows[-1].end_s + 0.75 > 4.0
+    assert [(event.start_s, event.end_s) for event in report.events] == [(report.windows[0].end_s, 4.0)]
+    assert [(span.start_s, span.end_s) for span in page.alarms] == [(report.windows[0].end_s, 4.0)]
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), ServerError("The server has gone.")])
 def test_what_was_seen_before_the_end_came_is_kept(
     end: BaseException, folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
