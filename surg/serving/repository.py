@@ -67,10 +67,11 @@ def publish(
     """
     queue = queue or QueueConfig()
     repo = Path(repo)
-    before = interchangeable(repo, contract)
-    number = max([0, *(version for spec in contract.models for version in _folders(repo / spec.name))]) + 1
     repo.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(repo))
+        before = interchangeable(repo, contract)
+        number = max([0, *(version for spec in contract.models for version in _folders(repo / spec.name))]) + 1
         ready = {}
         for spec in contract.models:
             (repo / spec.name).mkdir(exist_ok=True)
@@ -80,10 +81,26 @@ def publish(
                 _place(content, ready[spec.name] / name)
         for name, folder in ready.items():
             folder.replace(repo / name / str(number))
-    everything = {**before, number: contract}
-    served = _served(repo, contract, _on_disk(repo, everything), queue.keep_versions)
-    _write_configs(repo, everything, served, queue)
+        everything = {**before, number: contract}
+        served = _served(repo, contract, _on_disk(repo, everything), queue.keep_versions)
+        _write_configs(repo, everything, served, queue)
     return number
+
+
+@contextmanager
+def _alone(repo: Path) -> Iterator[None]:
+    """Whoever changes the versions of `repo` waits here for another that does: both would take the same number, and the second name
+    in the configurations only what the first had not yet published. The lock lies on the folder itself; nothing is left behind."""
+    import fcntl
+
+    folder = os.open(repo, os.O_RDONLY)
+    try:
+        # Some network disks know no locks of folders: there one publishes at a time by oneself, as before.
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def interchangeable(repo: Path, contract: Contract) -> dict[int, Contract]:
@@ -132,6 +149,12 @@ def rollback(repo: Path, to: int | None = None) -> tuple[list[int], list[int]]:
 
     The newer version stays on disk: `rollback(repo, to=newer)` brings it back.
     """
+    lead_model(repo)  # says what is missing where there is none
+    with _alone(repo):
+        return _rollback(repo, to)
+
+
+def _rollback(repo: Path, to: int | None) -> tuple[list[int], list[int]]:
     known, before = contracts(repo), served_versions(repo)
     on_disk = _on_disk(repo, known)
     if to is None:

@@ -1,8 +1,11 @@
 """The repository on disk: what Triton reads, versions, rollback, and publishing that is all or nothing."""
 
 import errno
+import fcntl
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -26,6 +29,40 @@ def test_versions_count_up_and_the_newest_two_are_served(tmp_path: Path) -> None
     assert [publish(repo, tmp_path, scale) for scale in (1, 2, 3)] == [1, 2, 3]
     assert repository.served_versions(repo) == [2, 3]
     assert sorted(repository.contracts(repo)) == [1, 2, 3]
+
+
+def test_two_exports_at_once_become_two_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first copies its files."""
+    repo, place, flock, second = tmp_path / "repo", repository._place, fcntl.flock, []
+    waits_or_done = threading.Event()
+
+    def ask(*call: Any) -> None:
+        if second and threading.current_thread() is second[0]:
+            waits_or_done.set()
+        flock(*call)
+
+    def publish_second() -> None:
+        try:
+            publish(repo, tmp_path, 2)
+        finally:
+            waits_or_done.set()
+
+    def begin_second(*call: Any) -> None:
+        if not second:
+            second.append(threading.Thread(target=publish_second))
+            second[0].start()
+            assert waits_or_done.wait(60)
+        place(*call)
+
+    monkeypatch.setattr(fcntl, "flock", ask)
+    monkeypatch.setattr(repository, "_place", begin_second)
+    assert publish(repo, tmp_path, 1) == 1
+    second[0].join(60)
+    assert {version: found.checkpoint_sha256 for version, found in repository.contracts(repo).items()} == {
+        1: f"{1:064d}",
+        2: f"{2:064d}",
+    }
+    assert repository.served_versions(repo) == [1, 2]
 
 
 def test_a_version_whose_folder_was_removed_to_make_room_is_not_served(tmp_path: Path) -> None:
