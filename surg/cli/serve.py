@@ -102,7 +102,11 @@ def stop(name: Name = "default") -> None:
         registry.remove(name)
         typer.echo(f"{name} was not running; its entry and log are removed.")
         return
+    ready = getattr(server, "state", {}).get("status") != "starting"
     rc = server.stop()
+    if not ready:
+        typer.echo(f"Stopped {name} before it was ready.")
+        return
     if rc:
         raise ServerError(
             f"The server ended with status {rc}: some requests may not have finished.\nIts log: surg serve logs --name {name}"
@@ -189,7 +193,11 @@ def _facts(name: str) -> dict[str, Any]:
             }
         except ServerError as error:
             facts["status"] = f"not answering ({str(error).splitlines()[0]})"
-        facts["versions"] = repository.served_versions(_repo(server))
+        try:
+            facts["versions"] = repository.served_versions(_repo(server))
+        except ServerError:
+            # The server goes on with what it has loaded, and would not come back after a restart.
+            facts["versions"] = f"unknown: {_repo(server)} holds no model repository any more"
     return facts
 
 

@@ -87,13 +87,17 @@ def _folder(name: str) -> Path:
     return servers_folder() / name
 
 
+def _lock(name: str) -> Path:
+    return servers_folder() / f".{name}.lock"
+
+
 @contextmanager
 def _starting(name: str) -> Iterator[None]:
     """One start of a name at a time: the second would sweep away the folder of the first."""
     import fcntl
 
     servers_folder().mkdir(parents=True, exist_ok=True)
-    with (servers_folder() / f".{name}.lock").open("w") as file:
+    with _lock(name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -133,6 +137,9 @@ def find(name: str = DEFAULT) -> Server:
     try:
         state = json.loads((folder / "state.json").read_text())
     except FileNotFoundError as error:
+        if _lock(name).exists():
+            with _starting(name):  # raises while another command is at it
+                pass
         others = names()
         raise ServerError(
             f"No server named {name} was started here{' (there is ' + ', '.join(others) + ')' if others else ''}.\nStart one: surg serve start REPO"

@@ -1,16 +1,18 @@
 """Starting, dying, coming back, and leaving nothing behind."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from surg.errors import ConfigError, ServerError
 from surg.runs import write_json
@@ -237,6 +239,56 @@ def test_a_name_is_started_once_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
     with registry._starting("a"), pytest.raises(ServerError, match="being started by another command"):
         registry.start(tmp_path, "a")
+    with pytest.raises(ServerError, match="No server named a was started"):
+        registry.find("a")
+    with registry._starting("a"), pytest.raises(ServerError, match="being started by another command"):
+        registry.find("a")
+
+
+@pytest.fixture
+def guardian() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that stands for one."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def guarded(tmp_path: Path, status: str, guardian: int) -> Path:
+    """The entry of a server under a guardian of our own."""
+    state = {"engine": "embedded", "repo": str(tmp_path / "repo"), "status": status, "http": 9, "grpc": 9, "metrics": 9}
+    folder = registry.servers_folder() / "default"
+    write_json(folder / "state.json", state | {"guardian_pid": guardian, "guardian_born": born(guardian)})
+    return folder
+
+
+def test_a_server_that_is_stopped_while_it_starts_is_said_to_have_been_stopped(
+    guardian: "subprocess.Popen[bytes]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both the command that stops it and the one that waits for it."""
+    from surg.cli import serve
+
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    folder = guarded(tmp_path, "starting", guardian.pid)
+    serve.stop("default")
+    assert "Stopped default before it was ready." in capsys.readouterr().out
+    guarded(tmp_path, "stopped", guardian.pid)
+    with pytest.raises(ServerError, match="was stopped before it was ready"):
+        embedded._wait(embedded.EmbeddedServer(folder, tmp_path / "repo"), guardian, 600)
+
+
+def test_the_state_of_a_server_whose_repository_is_gone_is_told_all_the_same(
+    guardian: "subprocess.Popen[bytes]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from surg.cli import serve
+
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))
+    guarded(tmp_path, "ready", guardian.pid)
+    with pytest.raises(typer.Exit):
+        serve.status("default", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["pid"] is None
+    assert told["versions"] == f"unknown: {tmp_path / 'repo'} holds no model repository any more"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../..", "a/b", "/data/repo"])

@@ -232,6 +232,11 @@ def start(
 def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while server.state.get("status") != "ready":
+        if server.state.get("status") in ("stopping", "stopped"):
+            server.stop()
+            raise ServerError(
+                "The server was stopped before it was ready, by another command.\nStart it again: surg serve start REPO"
+            )
         if server.state.get("status") == "failed" or guardian.poll() is not None or time.monotonic() > deadline:
             reason = server.state.get("error") or "it took too long"
             tail = what_matters(server.log_tail(2000))
