@@ -55,11 +55,12 @@ def infer(
     """Look at VIDEOS and print the events; --out keeps every window."""
     import contextlib
     import json
+    import time
 
     from surg.errors import ConfigError, DataError
     from surg.serving import inference
     from surg.serving.client import connect
-    from surg.serving.follow import is_address
+    from surg.serving.follow import is_address, is_away
 
     if not videos and follow is None:
         raise ConfigError("No video was given. Try: surg infer CLIP.mp4    or: surg infer --follow FOLDER")
@@ -84,20 +85,19 @@ def infer(
         _say_what_is_missing(client)
         reports: list[Report] = []
         unread: list[Path] = []
+        ended: BaseException | None = None
+        last_s = time.monotonic() + follow_for if follow_for is not None else None
         arriving = inference.follow(Path(follow), follow_for) if follow is not None else iter(())
         # A folder is followed until Ctrl-C: its regular end.
         with contextlib.suppress(*([KeyboardInterrupt] if follow is not None else [])):
             for number, video in enumerate([*found] if follow is None else arriving, start=1):
-                report = _with_progress(
-                    client,
-                    video,
-                    f"{number}/{len(found)}" if found else str(number),
-                    polygon,
-                    stride,
-                    threshold,
-                    surprise,
-                    on_server,
-                )
+                place = f"{number}/{len(found)}" if found else str(number)
+                while True:
+                    report = _with_progress(client, video, place, polygon, stride, threshold, surprise, on_server)
+                    over = last_s is not None and time.monotonic() > last_s
+                    if follow is None or over or not is_away(report.stopped):
+                        break
+                    typer.echo(f"{report.stopped}\nThe folder is followed on; this video is looked at again.", err=True)
                 # Of several videos one that cannot be read is passed over.
                 passed_over = isinstance(report.stopped, DataError) and len(found) != 1
                 if report.windows or report.stopped is None or passed_over:
@@ -112,13 +112,17 @@ def infer(
                     unread.append(video)
                     typer.echo(f"skipped: {report.stopped}", err=True)
                 elif report.stopped is not None:
-                    raise report.stopped
-        if as_json:
+                    if follow is None or not isinstance(report.stopped, KeyboardInterrupt):
+                        ended = report.stopped
+                    break
+        if as_json and (reports or ended is None):
             typer.echo(json.dumps(inference.as_dict(client, reports), ensure_ascii=False))
         elif out is not None and reports:
             typer.echo(f"\nwrote {out}    see it: surg demo")
-        elif reports:
+        elif reports and ended is None:
             typer.echo("\nKeep every window: --out events.json")
+    if ended is not None:
+        raise ended
     if unread:
         raise DataError(
             f"{len(unread)} of {len(reports)} videos could not be read to their end; the others are done.\n"

@@ -53,6 +53,12 @@ def is_address(text: str) -> bool:
     return urlsplit(text).scheme in SCHEMES and "://" in text
 
 
+def is_away(error: BaseException | None) -> bool:
+    """Whether it is the server that does not answer just now, and not our request that is wrong: what is followed is followed on."""
+    cause = error.__cause__ if isinstance(error, ServerError) else None
+    return isinstance(cause, TransportError) and cause.kind in (*RETRIED, "deadline")
+
+
 def open_stream(address: str) -> Any:
     """A PyAV container that has video; DataError, which does not repeat the address, when there is none."""
     where = f"The stream at {host}" if (host := urlsplit(address).hostname) else "The stream"
@@ -274,7 +280,7 @@ def follow_stream(
                 found = client.clip(cut.frames, cut.zone)
                 surprised = float(client.world(cut.frames).surprise[0]) if surprise else None
             except ServerError as error:
-                if not (isinstance(error.__cause__, TransportError) and error.__cause__.kind in (*RETRIED, "deadline")):
+                if not is_away(error):
                     raise
                 lost += 1 + latest.dropped
                 logger.warning("%s\nThe camera is followed on; windows are lost until the server answers.", error)

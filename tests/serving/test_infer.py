@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from surg.errors import ConfigError, DataError, ServerError
 from surg.serving import inference, repository
 from surg.serving.client import Client, connect
 from surg.serving.follow import Cutter
+from surg.serving.transport import TransportError
 from tests.serving.toy import Clock, toy_contract, toy_model, toy_repository
 
 
@@ -114,7 +116,12 @@ def test_the_page_and_the_command_name_one_time_for_an_alarm(folder: Path, serve
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), ServerError("The server has gone.")])
 def test_what_was_seen_before_the_end_came_is_kept(
-    end: BaseException, folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: BaseException,
+    folder: Path,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = Client.watch
 
@@ -131,6 +138,32 @@ def test_what_was_seen_before_the_end_came_is_kept(
     assert len(video["windows"]) == 2
     assert video["events"]
     assert video["stopped"] in ("interrupted", "The server has gone.")
+    assert f"wrote {tmp_path / 'e.json'}" in capsys.readouterr().out
+    with pytest.raises(type(end)):
+        infer([folder / "a.mp4"], server=server, as_json=True)
+    assert json.loads(capsys.readouterr().out)["videos"] == [video]
+
+
+def test_a_folder_goes_on_being_followed_while_the_server_is_away(
+    folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is away twice in the middle of the first video, which is looked at again; what is no video of ours ends it."""
+    monkeypatch.setattr(inference, "time", Clock(time.time() + 60))
+    whole, times = Client.watch, iter(range(2))
+
+    def away(self: Client, *call: Any, **settings: Any) -> Iterator[Any]:
+        for window in whole(self, *call, **settings):
+            if window.index == 2 and next(times, None) is not None:
+                raise ServerError("The server is away.") from TransportError("unreachable", "refused")
+            yield window
+
+    monkeypatch.setattr(Client, "watch", away)
+    with pytest.raises(DataError, match="1 of 3 videos"):
+        infer(follow=str(folder), follow_for=30, server=server, out=tmp_path / "e.json")
+    found = {Path(video["video"]).name: video for video in json.loads((tmp_path / "e.json").read_text())["videos"]}
+    assert [len(found[name]["windows"]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [4, 0, 4]
+    assert "stopped" not in found["a.mp4"]
+    assert capsys.readouterr().err.count("The folder is followed on") == 2
 
 
 def test_reports_hold_no_maps_and_embeddings(folder: Path, server: str) -> None:
