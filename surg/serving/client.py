@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 LONGEST_S = 1e9
 """Thirty years: what means for ever, infinity itself, fits into no protocol's number."""
 
+RESTART_S = 1.0
+"""A server that is ended and started on another repository answers nobody for longer than that."""
+
 Protocol = Literal["grpc", "http", "local"]
 
 
@@ -112,6 +115,7 @@ class Client:
         self._in_flight = threading.BoundedSemaphore(max_in_flight)
         self.max_in_flight = max_in_flight
         self._wanted = version
+        self._answered_s = time.monotonic()
         self.contracts, self.versions = self._read_contracts()
         """Contracts by version, and the versions served."""
         self.version = version if version is not None else self.versions[-1]
@@ -316,7 +320,11 @@ class Client:
             raise ServerError(f"{spec.name} was asked for {', '.join(outputs)}; it gives {', '.join(names)}.")
         request = Request(spec.name, inputs, names if outputs is None else list(outputs), number, _request_id(), budget)
         with self._in_flight:
-            answer = self._try_until(request, time.monotonic() + budget)
+            begun = time.monotonic()
+            answer, attempts = self._try_until(request, begun + budget)
+        silent_s, self._answered_s = begun - self._answered_s, time.monotonic()
+        if attempts > 1 or silent_s > RESTART_S:
+            self._look_again()
         if number == 0:
             self._follow_to(answer.version)
         return answer, request.request_id
@@ -337,12 +345,35 @@ class Client:
             self.version, self.contract = version, self.contracts[version]
             logger.info("%s answers with version %d now.", self.where, version)
 
-    def _try_until(self, request: Request, deadline: float) -> Answer:
+    def _look_again(self) -> None:
+        """The server may have been started anew since, on another repository: its version 1 is not the one that we know. Raises
+        ServerError when it speaks another contract."""
+        if self.where.startswith("local:"):
+            return
+        try:
+            contracts, versions = self._read_contracts()
+        except ServerError as error:
+            logger.debug("the contract cannot be read again yet: %s", error)
+            self._answered_s = -LONGEST_S  # with the next answer
+            return
+        found = contracts.get(self.version)
+        if found is not None and found != self.contract:
+            try:
+                self.contract.require_same_interface(found, self.where)
+            except ServerError:
+                self._answered_s = -LONGEST_S  # whoever asks on is told again
+                raise
+            logger.info("%s has another model as version %d now.", self.where, self.version)
+            self.contract = found
+        self.contracts, self.versions = contracts, versions
+
+    def _try_until(self, request: Request, deadline: float) -> tuple[Answer, int]:
+        """The answer, and how many times it was asked for."""
         begun, attempt = time.monotonic(), 0
         while True:
             left = deadline - time.monotonic()
             try:
-                return self._transport.infer(Request(**{**request.__dict__, "timeout_s": max(left, 0.001)}))
+                return self._transport.infer(Request(**{**request.__dict__, "timeout_s": max(left, 0.001)})), attempt + 1
             except TransportError as error:
                 # Full jitter: clients that were refused together do not come back together.
                 pause = random.uniform(0.02, min(1.0, 0.05 * 2**attempt))

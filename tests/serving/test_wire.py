@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from surg.errors import ConfigError, ServerError
-from surg.serving.client import connect
+from surg.serving import client as client_module
+from surg.serving import repository
+from surg.serving.client import Client, connect
 from surg.serving.engine import Server
-from surg.serving.transport import HttpTransport, Request, TransportError
-from tests.serving.toy import toy_repository
+from surg.serving.local import LocalTransport
+from surg.serving.transport import Answer, HttpTransport, Request, TransportError
+from tests.serving.toy import Clock, toy_contract, toy_model, toy_repository
 
 PAGE = b"<html><body>Welcome to the printer</body></html>"
 
@@ -103,3 +106,50 @@ def test_frames_do_not_go_through_a_proxy_for_the_web(
         assert len(client.clip(frames)) == 3
         inputs = {"frames": frames[0], "zone": np.ones((4, 4), np.float32), "stride": np.ones(1, np.int32)}
         assert len(list(client.stream("surg_video", inputs))) == 1
+
+
+class Replaceable(LocalTransport):
+    """A server that may be started anew on another repository; the first request after that finds it away, when it says so."""
+
+    def __init__(self, repo: Path) -> None:
+        super().__init__(repo, 1)
+        self.where, self.away = "grpc://server:8001", False
+
+    def start_anew(self, repo: Path, *, away: bool) -> None:
+        self._repo, self.away = repo, away
+        self._sessions.clear()
+
+    def infer(self, request: Request) -> Answer:
+        if self.away:
+            self.away = False
+            raise TransportError("unreachable", "refused")
+        return super().infer(request)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_server_that_comes_back_with_another_model_under_the_same_version_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None, seen: bool
+) -> None:
+    """Whether a request found it away, or nobody asked meanwhile."""
+    clock = Clock()
+    monkeypatch.setattr(client_module, "time", clock)
+    repos = []
+    for scale in (1, 2):
+        (tmp_path / str(scale)).mkdir()
+        repo, clip = toy_repository(tmp_path / str(scale), scale=scale)
+        repos.append(repo)
+    transport = Replaceable(repos[0])
+    with Client(transport, version=version) as client:
+        client.clip(clip)
+        transport.start_anew(repos[1], away=seen)
+        clock.sleep(0 if seen else 5)
+        client.clip(clip)
+        assert client.contract.checkpoint_sha256 == client.contracts[1].checkpoint_sha256 == f"{2:064d}"
+        other = toy_contract("3" * 64).model_copy(update={"horizons_s": (2.0,)})
+        repository.publish(tmp_path / "third", other, {"surg_clip": {"model.onnx": toy_model(tmp_path / "t.onnx")}})
+        transport.start_anew(tmp_path / "third", away=seen)
+        clock.sleep(0 if seen else 5)
+        for _ in range(2):
+            with pytest.raises(ServerError, match="speaks another contract"):
+                client.clip(clip)
