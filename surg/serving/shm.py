@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,10 @@ class Lease:
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
+_ALIVE: "dict[int, weakref.ref[SharedInputs]]" = {}
+"""The pools of this process, whose regions are in use. No WeakSet: its iteration fails when another thread adds to it."""
+
+
 class SharedInputs:
     """A pool of regions registered with one server. Falls back to the wire for good when the server refuses them."""
 
@@ -56,6 +61,9 @@ class SharedInputs:
         self._usable = True
         self._swept = False
         self._process = os.getpid()
+        self._making: set[str] = set()
+        key = id(self)
+        _ALIVE[key] = weakref.ref(self, lambda _: _ALIVE.pop(key, None))
 
     def put(self, inputs: Mapping[str, Array]) -> Lease | None:
         """Copy the large inputs into a region. None means: send them in the request."""
@@ -102,6 +110,10 @@ class SharedInputs:
             with contextlib.suppress(InferenceServerException):  # gone with the server
                 self._client.unregister_system_shared_memory(region.name, client_timeout=2)
 
+    def _holds(self, name: str) -> bool:
+        with self._lock:
+            return name in self._making or any(region.name == name for region in [*self._all, *self._abandoned])
+
     def _leave_to_parent(self) -> None:
         """After a fork the regions are the parent's: memory that is mapped stays one, and each would send the other's pixels."""
         if self._process != os.getpid():
@@ -123,6 +135,7 @@ class SharedInputs:
         self._sweep_abandoned()
         name = f"{prefix()}{os.getpid()}_{uuid.uuid4().hex[:12]}"
         path = FOLDER / name
+        self._making.add(name)
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             try:
@@ -141,6 +154,7 @@ class SharedInputs:
             path.unlink(missing_ok=True)
         with self._lock:
             self._all.append(region)
+            self._making.discard(name)
         return region
 
     def _sweep_abandoned(self) -> None:
@@ -160,7 +174,8 @@ class SharedInputs:
                     self._abandoned.append(region)
 
     def _sweep_once(self) -> None:
-        """Have the server drop regions of clients on this machine that no longer exist."""
+        """Have the server drop regions of clients on this machine that no longer exist: those of processes that are gone, and those of
+        this process whose client was let go without being closed."""
         from tritonclient.utils import InferenceServerException
 
         if self._swept:
@@ -169,7 +184,11 @@ class SharedInputs:
         with contextlib.suppress(InferenceServerException):
             for name in list(self._client.get_system_shared_memory_status(client_timeout=2).regions):
                 owner = name.removeprefix(prefix()).split("_")[0]
-                if name.startswith(prefix()) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                if not name.startswith(prefix()) or not owner.isdigit():
+                    continue
+                alive = [shared for known in list(_ALIVE.values()) if (shared := known()) is not None]
+                lost = owner == str(os.getpid()) and not any(shared._holds(name) for shared in alive)
+                if lost or not Path(f"/proc/{owner}").exists():
                     self._client.unregister_system_shared_memory(name, client_timeout=2)
 
 

@@ -1,5 +1,6 @@
 """Starting, dying, coming back, and leaving nothing behind."""
 
+import gc
 import json
 import os
 import re
@@ -139,6 +140,24 @@ def test_a_killed_client_leaves_nothing_in_dev_shm_and_its_memory_is_dropped(tmp
             assert lease is not None
             assert list(raw.get_system_shared_memory_status().regions) == [lease.region.name]
         raw.close()
+
+
+def test_memory_of_clients_that_were_never_closed_is_dropped(tmp_path: Path) -> None:
+    """Of those that are still in use it stays."""
+    from tritonclient.grpc import InferenceServerClient
+
+    repo, clip = toy_repository(tmp_path)
+    clips = {"frames": np.stack([clip] * 8)}
+    with start_server(repo, threads=1) as server, InferenceServerClient(server.grpc_url) as look:
+        kept, lost = connect(server.grpc_url), connect(server.grpc_url)
+        names = [client._transport._shared.put(clips).region.name for client in (kept, lost)]  # type: ignore[attr-defined]
+        assert sorted(look.get_system_shared_memory_status().regions) == sorted(names)
+        del lost
+        gc.collect()
+        with connect(server.grpc_url) as client:
+            name = client._transport._shared.put(clips).region.name  # type: ignore[attr-defined]
+            assert sorted(look.get_system_shared_memory_status().regions) == sorted([names[0], name])
+        kept.close()
 
 
 def test_memory_of_requests_that_ran_out_of_time_is_dropped_too(tmp_path: Path) -> None:
