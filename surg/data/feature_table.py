@@ -52,6 +52,12 @@ class Features:
         """A label as text, "" where a row has none."""
         return np.array([str(row.get(label, "")) for row in self.labels], dtype=np.str_)
 
+    def require(self, label: str) -> None:
+        """Raises DataError that names the labels there are when no row carries `label`."""
+        if not any(row.get(label, "") != "" for row in self.labels):
+            known = sorted({name for row in self.labels for name, value in row.items() if value != ""})
+            raise DataError(f"No row of the table carries the label `{label}`; they carry {', '.join(known) or 'no label'}.")
+
     def vectors(self) -> Array:
         """One float32 vector a row: tokens are averaged."""
         values = self.values.astype(np.float32)

@@ -158,6 +158,7 @@ def _seconds(column: pa.ChunkedArray, table: Path) -> npt.NDArray[np.float64]:
 
 
 def _probe(features: Features, config: PhasesConfig) -> Moments:
+    features.require(config.label)
     labels = features.column(config.label)
     rows = {split: np.flatnonzero((features.splits == split) & (labels != "")) for split in ("train", "val", "test")}
     if empty := [split for split, found in rows.items() if not len(found)]:

@@ -39,6 +39,7 @@ class RetrievalConfig(Config):
 
 def evaluate(features: Features, config: RetrievalConfig, folder: Path, second: Features | None = None) -> Result:
     """Metrics of one table of features; with a `second` table of the same clips also how far the two rankings agree."""
+    features.require(config.label)
     labels = features.column(config.label)
     known = labels != ""
     if known.sum() < 2 or len(set(labels[known].tolist())) < 2:

@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from surg.cli.eval import app
-from surg.data.feature_table import VideoNames, clip_columns
+from surg.data.feature_table import VideoNames, clip_columns, read_features
 from surg.data.manifest import Clip
 from surg.errors import DataError, RunError
+from surg.eval import retrieval
 from surg.eval.phases import PhasesConfig, evaluate, read_moments
 
 
@@ -128,6 +129,14 @@ def test_features_are_read_by_a_probe_fitted_on_train(tmp_path: Path) -> None:
     names = [("cholec80", "cholec80/video01"), ("cholec80", "cholec80/video02"), ("cholect50", "cholect50/VID01")]
     with pytest.raises(DataError, match="1 patients stand in test and in train or val"):
         evaluate(features(tmp_path / "h.parquet", ["train", "val", "test"], names), PhasesConfig(), tmp_path)
+
+
+def test_a_mistyped_label_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    table = features(tmp_path / "f.parquet", ["train", "val", "test"])
+    with pytest.raises(DataError, match=r"carries the label `phases`; they carry phase\."):
+        evaluate(table, PhasesConfig(label="phases"), tmp_path)
+    with pytest.raises(DataError, match=r"carries the label `action`; they carry phase\."):
+        retrieval.evaluate(read_features(table), retrieval.RetrievalConfig(), tmp_path)
 
 
 def test_parts_of_one_case_are_videos_of_their_own(tmp_path: Path) -> None:
