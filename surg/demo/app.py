@@ -348,7 +348,8 @@ def _live_tab(page: Page) -> None:
         return state, *_or_sentence(lambda: _reading(page, state, zone))
 
     def watched(url: str, zone: str, request: gr.Request) -> Iterator[tuple[Any, str]]:
-        state, stop = Ring(page.client.contract.preprocess), _visit(page, request).watch()
+        visit = _visit(page, request)
+        state, stop = Ring(page.client.contract.preprocess), visit.watch()
         try:
             with visitors_stream(url) as stream:
                 for arrived, frame in stream.frames():
@@ -358,7 +359,7 @@ def _live_tab(page: Page) -> None:
                         yield _reading(page, state, zone)
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from error
-        yield gr.skip(), "Stopped." if stop.is_set() else "The stream has ended."
+        yield gr.skip(), visit.last_words(stop)
 
     def stopped(request: gr.Request) -> None:
         _visit(page, request).stop_watching.set()

@@ -62,6 +62,7 @@ class Visit:
     stop_watching: threading.Event = field(default_factory=threading.Event)
     """Set to end a network stream that is watched."""
     running: bool = False
+    over: bool = False
     began: float = field(default_factory=time.time)
     touched: float = field(default_factory=time.monotonic)
 
@@ -80,8 +81,18 @@ class Visit:
         self.stop_watching = threading.Event()
         return self.stop_watching
 
+    def last_words(self, stop: threading.Event) -> str:
+        """Why a stream that was watched under `stop` is watched no longer."""
+        if self.over:
+            return (
+                "**Nobody watches any more**: nothing was pressed on this page for an hour. Press *Watch stream* to go on; "
+                "`surg infer --follow` watches for as long as it takes."
+            )
+        return "Stopped." if stop.is_set() else "The stream has ended."
+
     def close(self) -> None:
         """End what is under way and delete what was made."""
+        self.over = True
         self.stop.set()
         self.stop_watching.set()
         self.analysis = self.other = self.frame = self.video = None

@@ -225,9 +225,13 @@ def test_pictures_older_than_every_visit_are_swept_and_younger_ones_stay(
     visit.began += GRACE_S + 2
     visits.sweep()
     assert not picture.exists()
+    stop = visit.watch()
+    assert visit.last_words(stop) == "The stream has ended."
     visit.touched -= surg.demo.visits.IDLE_S + 1
     visits.sweep()
     assert len(visits) == 0
+    assert stop.is_set()
+    assert "nothing was pressed on this page for an hour" in visit.last_words(stop)
 
 
 def test_a_visit_that_ends_while_it_is_swept_keeps_nothing_of_the_others(
