@@ -10,7 +10,7 @@ from docker.errors import APIError, ImageNotFound
 from surg.cli import serve
 from surg.errors import ServerError
 from surg.serving import registry, repository
-from surg.serving.engines import docker
+from surg.serving.engines import admin, docker
 from surg.serving.repository import QueueConfig
 from tests.serving.toy import toy_contract, toy_model, toy_repository
 
@@ -124,7 +124,7 @@ def test_only_the_holder_of_the_key_may_load_models(tmp_path: Path, monkeypatch:
     assert f"--grpc-restricted-protocol=model-repository:surg-admin={key}" in engine.asked["command"]
     assert (tmp_path / "state" / "state.json").stat().st_mode & 0o077 == 0
     sent: list[tuple[str, ...]] = []
-    monkeypatch.setattr(docker, "load_model", lambda *call: sent.append(call))
+    monkeypatch.setattr(admin, "load_model", lambda *call: sent.append(call))
     server.reload()
     assert sent == [(server.http_url, "surg_clip", "surg-admin", key)]
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from pathlib import Path
 from typing import Any
 
 from surg.errors import ServerError
@@ -13,6 +14,21 @@ def load_model(http_url: str, model: str, key_header: str = "", key: str = "") -
     """Make a server in explicit mode read a model's folder again. Raises ServerError with the server's reason."""
     headers = {key_header: key} if key_header else {}
     _call(http_url, "POST", f"/v2/repository/models/{model}/load", headers)
+
+
+def guarded(key: str) -> list[str]:
+    """tritonserver's options that leave loading models, which runs code, to the holder of the key."""
+    return [
+        f"--http-restricted-api=model-repository:{ADMIN_HEADER}={key}",
+        f"--grpc-restricted-protocol=model-repository:{ADMIN_HEADER}={key}",
+    ]
+
+
+def reload_models(http_url: str, repo: Path, key: str) -> None:
+    """Make a guarded server read its whole repository again: after an export into it, or a rollback."""
+    # surg_video last: it asks the others.
+    for path in sorted(repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
+        load_model(http_url, path.parent.name, ADMIN_HEADER, key)
 
 
 def statistics(http_url: str, model: str = "") -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
-from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
+from surg.serving.engines.admin import guarded, reload_models, what_matters
 from surg.serving.plans import require_fit
 from surg.serving.shipped import cache_folder
 
@@ -95,8 +95,7 @@ class DockerServer:
         return changed
 
     def reload(self) -> None:
-        for path in sorted(self.repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
-            load_model(self.http_url, path.parent.name, ADMIN_HEADER, str(self.state.get("admin_key", "")))
+        reload_models(self.http_url, self.repo, str(self.state.get("admin_key", "")))
 
     def _container(self) -> Any:
         from docker.errors import NotFound
@@ -127,46 +126,37 @@ def start(
     model answered. Raises ServerError when there is no engine, no image, or the server does not come up."""
     import tempfile
 
-    from docker.errors import APIError, ImageNotFound
-
     repo = Path(repo).resolve()
     repository.contracts(repo)
     if start_timeout_s is None:
         start_timeout_s = max(600.0, repository.start_timeout_s(repo))  # TensorRT may build its engines first
-    client = engine()
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-docker-"))
     key = secrets.token_hex(16)
-    # Loading a model runs code: only the holder of the key may.
-    guard = [
-        f"--http-restricted-api=model-repository:{ADMIN_HEADER}={key}",
-        f"--grpc-restricted-protocol=model-repository:{ADMIN_HEADER}={key}",
-    ]
-    user = (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
-    volumes = {str(repo): {"bind": "/models", "mode": "ro"}}
-    if (inside := repository.engine_cache(repo)) is not None:
-        volumes[str(_engines(user))] = {"bind": inside, "mode": "rw"}
+    container = _started(engine(), image, repo, key, {8000: http_port, 8001: grpc_port, 8002: metrics_port})
+    ports = {
+        name: int(container.ports[f"{inside}/tcp"][0]["HostPort"])
+        for name, inside in (("http", 8000), ("grpc", 8001), ("metrics", 8002))
+    }
+    state = {"engine": "docker", "repo": str(repo), "image": image, "container": container.id, "admin_key": key, **ports}
+    _keep(folder, {**state, "status": "starting"})
+    server = DockerServer(folder, repo)
+    try:
+        _wait(server, container, start_timeout_s)
+    except BaseException:
+        server.stop()
+        raise
+    _keep(folder, {**state, "status": "ready"})
+    return server
+
+
+def _started(client: Any, image: str, repo: Path, key: str, ports: dict[int, int]) -> Any:
+    """A container of `image` that runs and has its ports; one that does not come so far is removed. Raises ServerError."""
+    from docker.errors import APIError, ImageNotFound
+
     try:
         _have(client, image)
         require_fit(repo, tensorrt=_tensorrt_of(client, image), sm=_sm())
-        container = client.containers.create(
-            image,
-            [*COMMAND, *guard],
-            detach=True,
-            read_only=True,
-            # onnxruntime and the Python stubs unpack into /tmp and execute from it.
-            tmpfs={"/tmp": "exec,size=1g"},
-            shm_size="1g",
-            user=f"{user[0]}:{user[1]}",
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            volumes=volumes,
-            ports={
-                f"{inside}/tcp": ("127.0.0.1", outside or None)
-                for inside, outside in ((8000, http_port), (8001, grpc_port), (8002, metrics_port))
-            },
-            device_requests=_gpus(client),
-            labels={"surg.repository": str(repo)},
-        )
+        container = client.containers.create(image, **_wanted(client, repo, key, ports))
         try:
             container.start()
         except BaseException:
@@ -183,32 +173,36 @@ def start(
         end = what_matters(container.logs(tail=2000).decode(errors="replace"))
         container.remove(force=True)
         raise ServerError(f"{image} ended as soon as it was started. The end of its log:\n{end}")
-    ports = {
-        name: int(container.ports[f"{inside}/tcp"][0]["HostPort"])
-        for name, inside in (("http", 8000), ("grpc", 8001), ("metrics", 8002))
+    return container
+
+
+def _wanted(client: Any, repo: Path, key: str, ports: dict[int, int]) -> dict[str, Any]:
+    """What Triton's container may see and do: as little as it needs. `ports` are inside: outside, 0 for any."""
+    user = (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
+    volumes = {str(repo): {"bind": "/models", "mode": "ro"}}
+    if (inside := repository.engine_cache(repo)) is not None:
+        volumes[str(_engines(user))] = {"bind": inside, "mode": "rw"}
+    return {
+        "command": [*COMMAND, *guarded(key)],
+        "detach": True,
+        "read_only": True,
+        # onnxruntime and the Python stubs unpack into /tmp and execute from it.
+        "tmpfs": {"/tmp": "exec,size=1g"},
+        "shm_size": "1g",
+        "user": f"{user[0]}:{user[1]}",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "volumes": volumes,
+        "ports": {f"{inside}/tcp": ("127.0.0.1", outside or None) for inside, outside in ports.items()},
+        "device_requests": _gpus(client),
+        "labels": {"surg.repository": str(repo)},
     }
-    write_json(
-        folder / "state.json",
-        {
-            "engine": "docker",
-            "repo": str(repo),
-            "image": image,
-            "container": container.id,
-            "status": "starting",
-            "admin_key": key,
-            **ports,
-        },
-    )
+
+
+def _keep(folder: Path, state: dict[str, Any]) -> None:
+    """For other shells of this user alone: the state holds the key."""
+    write_json(folder / "state.json", state)
     (folder / "state.json").chmod(0o600)
-    server = DockerServer(folder, repo)
-    try:
-        _wait(server, container, start_timeout_s)
-    except BaseException:
-        server.stop()
-        raise
-    write_json(folder / "state.json", {**server.state, "status": "ready"})
-    (folder / "state.json").chmod(0o600)
-    return server
 
 
 def engine() -> Any:

@@ -22,7 +22,7 @@ from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
 from surg.serving.contract import Contract
-from surg.serving.engines.admin import ADMIN_HEADER, load_model, what_matters
+from surg.serving.engines.admin import guarded, reload_models, what_matters
 from surg.serving.engines.guardian import born
 
 logger = logging.getLogger(__name__)
@@ -163,8 +163,7 @@ class EmbeddedServer:
 
     def reload(self) -> None:
         """Make the running server read the repository again: after an export into it or a rollback."""
-        for path in sorted(self.repo.glob("*/config.pbtxt"), key=lambda path: path.parent.name == "surg_video"):
-            load_model(self.http_url, path.parent.name, ADMIN_HEADER, str(self.state["admin_key"]))
+        reload_models(self.http_url, self.repo, str(self.state["admin_key"]))
 
     def __enter__(self) -> "EmbeddedServer":
         return self
@@ -285,9 +284,7 @@ def _guardian_spec(
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         "--load-model=*",
-        # Loading a model runs code: only the holder of the key may.
-        f"--http-restricted-api=model-repository:{ADMIN_HEADER}={key}",
-        f"--grpc-restricted-protocol=model-repository:{ADMIN_HEADER}={key}",
+        *guarded(key),
         "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
     ]
