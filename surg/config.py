@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from surg.errors import ConfigError
 
@@ -17,6 +17,20 @@ class Config(BaseModel):
     """Base of every settings class: frozen, typos refused, the string under a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_branch(cls, values: Any) -> Any:
+        """One setting of a branch changes that one: the others stay what this class gives them, not what the branch's own would."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: cls.model_fields[name].default for name in values if name in cls.model_fields}
+        return {
+            name: {**default.model_dump(exclude_unset=True), **value}
+            if isinstance(default := defaults.get(name), Config) and isinstance(value, Mapping)
+            else value
+            for name, value in values.items()
+        }
 
 
 C = TypeVar("C", bound=Config)
@@ -49,6 +63,16 @@ def validate(cls: type[C], values: Any) -> C:
         return cls.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(cls, problem) for problem in error.errors())) from error
+
+
+def require_known(cls: type[Config], values: Mapping[str, Any], within: str) -> None:
+    """Refuse names and values that `cls` would not take, when only some of its settings are known. `within` is their branch."""
+    try:
+        cls.model_validate(values)
+    except ValidationError as error:
+        # How settings must fit each other (no place in the tree) is judged when all are known.
+        if wrong := [problem for problem in error.errors() if problem["loc"]]:
+            raise ConfigError("\n".join(_explain(cls, problem, f"{within}.") for problem in wrong)) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -96,14 +120,16 @@ def _as_said(key: str, name: str) -> str:
     return ".".join(said.get(place, part) if part == "NAME" else part for place, part in enumerate(key.split(".")))
 
 
-def _explain(cls: type[Config], problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"]) or cls.__name__
+def _explain(cls: type[Config], problem: Any, within: str = "") -> str:
+    name = within + ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = [_as_said(key, name) for key in known_keys(cls)]
+        known = [_as_said(key, name) for key in known_keys(cls, within)]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f" Did you mean `{close[0]}`?" if close else ""
         branch = name.rpartition(".")[0]
         beside = ", ".join(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == branch)
         return f"There is no setting `{name}`.{hint} {f'`{branch}` has' if branch else 'There are'}: {beside}."
     found = problem.get("input")
-    return f"Setting `{name}`: {problem['msg']} (found {found!r}, a {type(found).__name__})."
+    if problem["type"] == "value_error" and isinstance(found, Mapping):  # settings that do not fit each other: it names them
+        return f"Setting{f' `{name}`' if name else 's'}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"Setting `{name or cls.__name__}`: {problem['msg']} (found {found!r}, a {type(found).__name__})."

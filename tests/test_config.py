@@ -19,6 +19,10 @@ class Whole(Config):
     name: str = "run"
 
 
+class Patient(Config):
+    optim: Optim = Optim(lr=0.5)
+
+
 def test_later_sources_win_and_overrides_win_over_all(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("optim:\n  lr: 0.5\n  steps: 3\n")
@@ -32,6 +36,17 @@ def test_scientific_numbers_are_numbers_in_files_and_overrides(tmp_path: Path, t
     file.write_text(f"optim:\n  lr: {text}\n")
     assert load_config(Whole, file).optim.lr == pytest.approx(3e-4)
     assert load_config(Whole, overrides=[f"optim.lr={text}"]).optim.lr == pytest.approx(3e-4)
+
+
+def test_one_setting_of_a_branch_leaves_the_others_at_what_its_owner_gives_them() -> None:
+    assert load_config(Patient, overrides=["optim.steps=3"]).optim == Optim(lr=0.5, steps=3)
+    assert load_config(Patient, {"optim": {"lr": 0.1}}).optim == Optim(lr=0.1)
+
+
+def test_settings_that_do_not_fit_each_other_are_told_without_all_the_others() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, overrides=["batch_size=7", "accumulate=2"])
+    assert str(error.value) == "Settings: batch_size 7 does not split into accumulate 2 equal parts"
 
 
 def test_a_typo_names_the_nearest_setting() -> None:
@@ -49,6 +64,28 @@ def test_a_typo_is_answered_with_the_settings_that_are_there() -> None:
 def test_a_typo_in_a_branch_with_free_names_keeps_the_name() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean `data.sources.mine.manifest`\? `data.sources.mine` has: manifest, "):
         load_config(TrainConfig, overrides=["data.sources.mine.manifes=a.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.encoder.dept=3",
+            r"no setting `model.encoder.dept`. Did you mean `model.encoder.depth`\? `model.encoder` has: kind",
+        ),
+        ("model.predictor={widht: 3}", r"Did you mean `model.predictor.width`\?"),
+        ("model.world.depth=deep", r"`model.world.depth`: .*found 'deep', a str"),
+    ],
+)
+def test_changes_to_a_network_are_known_before_there_is_one(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, overrides=[override])
+
+
+def test_changes_that_fit_only_the_network_they_change_are_taken() -> None:
+    # Three heads do not divide the usual world model's width; they divide that of a tiny encoder.
+    assert load_config(TrainConfig, overrides=["model.world.num_heads=3"]).model.world == {"num_heads": 3}
+    assert load_config(TrainConfig, overrides=["model.factorized=true", "model.encoder.spatial_depth=2"]).model.factorized
 
 
 def test_a_wrong_type_says_what_was_found() -> None:

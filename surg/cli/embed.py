@@ -40,10 +40,17 @@ def embed(
         bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")
     ] = True,
 ) -> None:
+    from surg.config import validate
     from surg.data.manifest import Manifest
+    from surg.errors import ConfigError
     from surg.eval.features import FeatureConfig, embed_manifest
 
-    config = FeatureConfig(level=level.value, pool=pool, segments=segments, stride_s=stride_s)
+    if level is LevelChoice.pooled and pool > 1:
+        raise ConfigError(
+            f"--pool {pool} averages tokens, and --level pooled has one vector a window. Add --level tokens, or leave --pool out."
+        )
+    asked = {"level": level.value, "pool": pool, "segments": segments, "stride_s": stride_s}
+    config = validate(FeatureConfig, asked)
     clips = Manifest.read(manifest)
     with open_model(backend, server, checkpoint, repository) as opened:
         features = embed_manifest(opened, clips.select(split) if split else clips, out, config, resume=resume)

@@ -77,7 +77,7 @@ def classify(
 ) -> None:
     """UCF101, HMDB51, K400, SSv2 and the like: segments x views, attentive probe, top-1 and top-5."""
     _vacant(out, overwrite)
-    features = {"level": "tokens", "segments": segments, "views": views}
+    features = {"level": "tokens", "pool": 1, "segments": segments, "views": views}
     defaults: dict[str, Any] = {"label": label, "features": features, "baselines": ["majority"]}
     _probe("classify", data, out, checkpoint, server, repository, None, defaults, backend, set_, json_)
 

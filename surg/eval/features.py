@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from surg.config import Config
 from surg.data.clips import ClipConfig, windows
@@ -49,6 +49,14 @@ class FeatureConfig(Config):
     """Crop to the clip's zone where it has one."""
     failed_share: float = Field(0.02, ge=0, le=1)
     """More failed clips than this end the run."""
+
+    @model_validator(mode="after")
+    def _one_way_of_windows(self) -> "FeatureConfig":
+        if self.stride_s is not None and self.segments > 1:
+            raise ValueError(
+                f"windows every {self.stride_s:g} s cannot also be {self.segments} segments a clip. Leave stride_s out, or make segments 1"
+            )
+        return self
 
 
 def embed_manifest(

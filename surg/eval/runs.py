@@ -31,7 +31,11 @@ def judge_probe(
     protocol = [
         f"Label `{config.label}`, {len(outcome.classes)} classes: {', '.join(outcome.classes)}. Splits are by case.",
         f"Encoders frozen. Features: {features.level}, {features.segments} window(s) and {features.views} view(s) a clip"
-        + (f", tokens averaged over {features.pool} x {features.pool} patches." if features.pool > 1 else "."),
+        + (
+            f", tokens averaged over {features.pool} x {features.pool} patches."
+            if features.pool > 1 and features.level != "pooled"
+            else "."
+        ),
         (
             f"Attentive probe of depth {probe.depth}, {probe.epochs} epochs, AdamW, cosine to 0; {trials} settings of learning rate and weight decay "
             f"({f'{probe.sweep_epochs} epochs each' if probe.sweep_epochs else 'each in full'}), the best on val kept; {probe.seeds} seed(s)."

@@ -11,8 +11,8 @@ from surg.quickstart.tour import Stage
 
 SEED = "5"
 MARKER = ".surg-quickstart"
-# A short sweep: the whole one takes longer than everything before it.
-QUICK = ("--set", "probe.sweep_epochs=3", "--set", "probe.epochs=10", "--set", "features.pool=4")
+# A short sweep over one vector a clip: the whole one, or tokens, take longer than everything before it.
+QUICK = ("--set", "probe.sweep_epochs=3", "--set", "probe.epochs=10", "--set", "features.level=pooled")
 
 
 def stages(out: Path) -> list[Stage]:

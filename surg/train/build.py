@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from surg.train.config import TrainConfig
 from surg.train.sources import Source
 from surg.train.stage1 import ContrastHead, MaskHead, OrderHead
 from surg.train.trainee import HALVED, Trainee
+
+P = TypeVar("P", bound=nn.Module | None)
 
 logger = logging.getLogger(__name__)
 BUNDLED_HEADS = ("action", "sterility", "motion_aux")
@@ -72,16 +74,26 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
         if bundle.encoder is None:
             raise CheckpointError(f"{path} holds no encoder, so nothing can be trained from it.")
         encoder = bundle.encoder if config.model.grow is None else grown(bundle.encoder, config.model.grow)
-        predictor = bundle.predictor or build_predictor(_predictor_config(config, encoder))
+        predictor = _as_asked(config, path, bundle.predictor) or build_predictor(_predictor_config(config, encoder))
         return Start(encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
     encoder = load_encoder(path, key=config.init_key)
     encoder = encoder if config.model.grow is None else grown(encoder, config.model.grow)
     try:
-        predictor = load_predictor(path)
+        predictor = _as_asked(config, path, load_predictor(path))
     except CheckpointError as error:
         logger.warning("the predictor starts fresh: %s", str(error).splitlines()[0])
         predictor = build_predictor(_predictor_config(config, encoder))
     return Start(encoder, predictor, {}, {}, None)
+
+
+def _as_asked(config: TrainConfig, path: Path, predictor: P) -> P:
+    """The predictor that came with the weights. Raises ConfigError where model.predictor asks for another shape."""
+    shape: Any = getattr(predictor, "config", None)
+    if shape and (other := {key: value for key, value in config.model.predictor.items() if getattr(shape, key) != value}):
+        raise ConfigError(
+            f"{path} brings its own predictor, and model.predictor asks for {other}: leave it out, or leave out --init."
+        )
+    return predictor
 
 
 def check_shape(config: TrainConfig, start: Start) -> None:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from surg.config import Config
+from surg.config import Config, require_known
 from surg.data.augment import AugmentConfig
+from surg.model.config import EncoderConfig, FactorizedConfig, PredictorConfig, WorldConfig
 from surg.train.optim import OptimConfig
 from surg.train.schedules import ScheduleConfig
 
@@ -119,6 +120,13 @@ class ModelConfig(Config):
     """Changes to the world model, for example {width: 384, depth: 12, num_heads: 12}."""
     horizons_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(DEFAULT_HORIZONS, min_length=1)
     """Seconds ahead that the sterility head looks."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "ModelConfig":
+        require_known(FactorizedConfig if self.factorized else EncoderConfig, self.encoder, "model.encoder")
+        require_known(PredictorConfig, self.predictor, "model.predictor")
+        require_known(WorldConfig, self.world, "model.world")
+        return self
 
 
 class TrainableConfig(Config):

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from surg.cli.embed import embed
+from surg.config import load_config
 from surg.data.feature_table import VideoNames, clip_key, read_features
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.preprocess import PreprocessSpec
-from surg.errors import DataError, ServerError
+from surg.errors import ConfigError, DataError, ServerError
 from surg.eval.backends import Backend
 from surg.eval.features import FeatureConfig, embed_manifest, pool_tokens, show, square_views, window_ends
-from surg.eval.probe_action import by_clip
+from surg.eval.probe_action import ProbeActionConfig, by_clip
 from surg.eval.sterility import SterilityConfig, takes_by_split
 from surg.eval.torch_transport import TorchTransport
 from surg.serving.client import Client
@@ -197,3 +199,16 @@ def test_too_many_unreadable_clips_end_the_run(motion_manifest: Path, tmp_path: 
         embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig())
     kept = embed_manifest(torch_backend, manifest, tmp_path / "f.parquet", FeatureConfig(failed_share=0.5))
     assert len(kept) == 1
+
+
+def test_options_that_would_do_nothing_are_refused(motion_manifest: Path, tmp_path: Path) -> None:
+    for asked, message in (
+        ({"pool": 2}, "--pool 2 averages tokens"),
+        ({"segments": 2, "stride_s": 0.5}, "cannot also be 2 segments"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            embed(motion_manifest, tmp_path / "t.parquet", **asked)
+
+
+def test_making_the_probes_features_smaller_keeps_them_tokens() -> None:
+    assert load_config(ProbeActionConfig, overrides=["features.pool=4"]).features == FeatureConfig(level="tokens", pool=4)

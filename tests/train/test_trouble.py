@@ -202,7 +202,7 @@ def test_a_motion_table_of_other_clips_is_refused(settings: Settings, tmp_path: 
     [("pretrain", "model.predictor.depht=3"), ("factorized", "model.encoder.dpth=3"), ("stage2", "model.world.dpth=3")],
 )
 def test_a_misspelt_part_of_the_model_is_named(recipe: str, setting: str, settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"There is no setting `(depht|dpth)`"):
+    with pytest.raises(ConfigError, match=r"There is no setting `model\.\w+\.(depht|dpth)`"):
         train(settings(recipe, setting, "steps=1"), tmp_path / "run")
 
 
@@ -282,6 +282,12 @@ def test_weights_from_elsewhere_bring_their_encoder_too(settings: Settings, tmp_
     (tmp_path / "meta.pt").touch()
     with pytest.raises(ConfigError, match="brings its own encoder"):
         train(settings("pretrain", "model.encoder={depth: 6}", f"init={tmp_path / 'meta.pt'}"), tmp_path / "run")
+
+
+def test_weights_that_bring_another_predictor_than_was_asked_for_are_refused(settings: Settings, tmp_path: Path) -> None:
+    train(settings("pretrain", "steps=1"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"brings its own predictor, and model.predictor asks for \{'depth': 7\}"):
+        train(settings("pretrain", "steps=1", f"init={tmp_path / 'run'}", model={"predictor": {"depth": 7}}), tmp_path / "next")
 
 
 def test_a_head_that_came_along_says_that_it_keeps_its_depth(
