@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from surg.cli.config import SETTINGS
 from surg.cli.main import app
+from surg.errors import ConfigError
 
 Surg = Callable[..., "subprocess.CompletedProcess[str]"]
 HEAVY = ("torch", "tritonclient", "transformers", "cv2", "gradio", "onnxruntime", "pyarrow")
@@ -35,6 +36,29 @@ def test_a_mistyped_command_is_answered_with_the_nearest(surg: Surg) -> None:
     assert done.returncode == 2
     assert "doctor" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("serve start repo --engine docker --threads 2", "--threads goes with --engine embedded"),
+        ("serve start repo --image mine:1", "--image mine:1 goes with --engine docker"),
+        ("demo --server localhost:1 --repository repo", "--server is asked for its own model"),
+        ("export run --format onnx --set queue.delay_us=1", "--format onnx writes the files alone"),
+        ("data motion m.parquet --address ray://head:10001", "Add --engine ray"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words: str, message: str) -> None:
+    error = CliRunner().invoke(app, words.split()).exception
+    assert isinstance(error, ConfigError)
+    assert message in str(error)
+
+
+@pytest.mark.parametrize("words", ["quickstart", "data motion", "embed", "eval sterility"])
+def test_beginning_anew_has_one_name(words: str, surg: Surg) -> None:
+    shown = surg(*words.split(), "--help").stdout
+    assert not any(other in shown for other in ("--again", "--no-resume"))
+    assert "--afresh" in shown
 
 
 def test_user_errors_are_sentences_on_stderr_and_exit_2(surg: Surg) -> None:

@@ -17,7 +17,7 @@ def check(
         Literal["none", "sample", "full"], typer.Option(help="Look at no video, at some frames of each, or decode everything.")
     ] = "sample",
     out: Annotated[Path | None, typer.Option(help="Write the findings here as JSON, too.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores without.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core when not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find unreadable and duplicate videos, cases on two sides, and count classes and licences. Exit 1 when something is wrong."""

@@ -14,12 +14,12 @@ def register(app: typer.Typer) -> None:
 
 def classes(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Manifest to write, with the new label")],
-    motion: Annotated[Path | None, typer.Option("--motion", help="Table of `surg data motion`")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Make classes of this label instead of motion")] = None,
-    name: Annotated[str, typer.Option("--name", help="Name of the new label")] = "motion_class",
+    out: Annotated[Path, typer.Option("--out", help="Manifest to write, with the new label.")],
+    motion: Annotated[Path | None, typer.Option("--motion", help="Table of `surg data motion`.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Make classes of this label instead of motion.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the new label.")] = "motion_class",
     book: Annotated[
-        Path | None, typer.Option("--book", help="Use the classes learnt by an earlier run instead of learning them")
+        Path | None, typer.Option("--book", help="Use the classes learnt by an earlier run instead of learning them.")
     ] = None,
     settings: Settings = None,
     as_json: AsJson = False,

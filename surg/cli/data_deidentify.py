@@ -34,7 +34,7 @@ def deidentify(
     keep_names: Annotated[
         bool, typer.Option("--keep-names", help="Copies keep their file names, which often name patients.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core when not given.")] = None,
     max_failed: Annotated[float, typer.Option(min=0, max=1, help="Largest share of videos that may fail.")] = 0.0,
 ) -> None:
     """Copy videos without metadata, sound, burnt-in text and views from outside the body. A person still has to look."""

@@ -24,12 +24,12 @@ def register(app: typer.Typer) -> None:
 @group.command()
 def make(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the manifest, and for videos with --to-disk")],
-    kinds: Annotated[str, typer.Option("--kinds", help="Which, by comma")] = "D_L,D_A,D_I",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the manifest, and for videos with --to-disk.")],
+    kinds: Annotated[str, typer.Option("--kinds", help="Which, by comma.")] = "D_L,D_A,D_I",
     to_disk: Annotated[
-        bool, typer.Option("--to-disk", help="Write lossless videos; otherwise clips are composed while training")
+        bool, typer.Option("--to-disk", help="Write lossless videos; otherwise clips are composed while training.")
     ] = False,
-    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Frames per second of the videos")] = 8.0,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Frames per second of the videos.")] = 8.0,
     settings: Settings = None,
     workers: Workers = None,
     engine: Engine = "local",
@@ -89,9 +89,9 @@ def make(
 @group.command()
 def show(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Picture to write")] = Path("factors.jpg"),
-    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips, spread over the manifest")] = 4,
-    columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="Moments of each clip")] = 2,
+    out: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("factors.jpg"),
+    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips, spread over the manifest.")] = 4,
+    columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="Moments of each clip.")] = 2,
     settings: Settings = None,
 ) -> None:
     """Draw original, D_L, D_A and D_I beside each other, tracks and tube drawn in."""

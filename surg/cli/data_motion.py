@@ -14,12 +14,12 @@ def register(app: typer.Typer) -> None:
 
 def motion(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Table to write")] = Path("motion.parquet"),
+    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = Path("motion.parquet"),
     flow: Annotated[
         Literal["dis", "dis-fine", "raft-small", "raft-large"],
-        typer.Option("--flow", help="Optical flow; raft-* need --weights"),
+        typer.Option("--flow", help="Optical flow; raft-* need --weights."),
     ] = "dis",
-    weights: Annotated[Path | None, typer.Option("--weights", help="torchvision's RAFT weights")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="torchvision's RAFT weights.")] = None,
     settings: Settings = None,
     workers: Workers = None,
     engine: Engine = "local",

@@ -14,16 +14,16 @@ def register(app: typer.Typer) -> None:
 
 def segment(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Folder for masks and the manifest that points to them")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks and the manifest that points to them.")],
     segmenter: Annotated[
         Literal["motion", "given", "sam3", "sam2"],
         typer.Option(
             "--segmenter", help="motion needs no weights; given takes the clips' mask files; sam3 and sam2 need --weights"
         ),
     ] = "motion",
-    weights: Annotated[Path | None, typer.Option("--weights", help="Model folder of SAM 3, SAM 2 or EdgeTAM")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Model folder of SAM 3, SAM 2 or EdgeTAM.")] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="SAM 3: what to look for; may be given more than once")
+        list[str] | None, typer.Option("--prompt", help="SAM 3: what to look for; may be given more than once.")
     ] = None,
     settings: Settings = None,
     workers: Workers = None,

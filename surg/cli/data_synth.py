@@ -11,13 +11,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for videos, truths and manifest.parquet")]
-Clips = Annotated[int, typer.Option("--clips", min=1, help="How many clips")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed draws the same clips")]
-Family = Annotated[str, typer.Option("--family", help="Appearance: a to train on, b held out (other colours, cameras, tools)")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; the output does not depend on it")]
-Size = Annotated[int, typer.Option("--size", help="Side of the picture in pixels, a multiple of 16")]
-Split = Annotated[str | None, typer.Option("--split", help="Put all cases here instead of 70/10/20 train/val/test")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for videos, truths and manifest.parquet.")]
+Clips = Annotated[int, typer.Option("--clips", min=1, help="How many clips.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed draws the same clips.")]
+Family = Annotated[str, typer.Option("--family", help="Appearance: a to train on, b held out (other colours, cameras, tools).")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes; one per core when not given. The output does not depend on it."),
+]
+Size = Annotated[int, typer.Option("--size", help="Side of the picture in pixels, a multiple of 16.")]
+Split = Annotated[str | None, typer.Option("--split", help="Put all cases here instead of 70/10/20 train/val/test.")]
 
 
 @app.command()
@@ -46,15 +49,15 @@ def room(
     workers: Workers = None,
     size: Size = 224,
     split: Split = None,
-    cameras: Annotated[int, typer.Option("--cameras", min=1, max=4, help="Cameras that see each clip or take")] = 1,
-    seconds: Annotated[float, typer.Option("--seconds", help="Length of a clip")] = 8.0,
-    takes: Annotated[int, typer.Option("--takes", min=0, help="Instead of clips, so many long videos")] = 0,
-    minutes: Annotated[float, typer.Option("--minutes", help="Length of a take")] = 10.0,
+    cameras: Annotated[int, typer.Option("--cameras", min=1, max=4, help="Cameras that see each clip or take.")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of a clip.")] = 8.0,
+    takes: Annotated[int, typer.Option("--takes", min=0, help="Instead of clips, so many long videos.")] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Length of a take.")] = 10.0,
     breaches_per_hour: Annotated[
-        float, typer.Option("--breaches-per-hour", min=0, help="How many are staged in takes; a few of them fail to touch")
+        float, typer.Option("--breaches-per-hour", min=0, help="How many are staged in takes; a few of them fail to touch.")
     ] = 6.0,
     renderer: Annotated[
-        str, typer.Option("--renderer", help="gl, painter (OpenCV, plainer), or auto: gl where it works")
+        str, typer.Option("--renderer", help="gl, painter (OpenCV, plainer), or auto: gl where it works.")
     ] = "auto",
 ) -> None:
     """An operating room: breaches of sterility and the movements that only look like one. Half of the clips hold a breach."""

@@ -14,12 +14,14 @@ def register(app: typer.Typer) -> None:
 
 def tag(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Table to write")] = Path("tags.parquet"),
+    out: Annotated[Path, typer.Option("--out", help="Table to write.")] = Path("tags.parquet"),
     backend: Annotated[
-        Literal["measured", "vlm"], typer.Option("--backend", help="measured needs no weights; vlm needs --weights")
+        Literal["measured", "vlm"], typer.Option("--backend", help="measured needs no weights; vlm needs --weights.")
     ] = "measured",
-    weights: Annotated[Path | None, typer.Option("--weights", help="Folder of an image-text model")] = None,
-    recall: Annotated[bool, typer.Option("--recall", help="Also report how often instruments in the masks are tagged")] = False,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Folder of an image-text model.")] = None,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Also report how often instruments in the masks are tagged.")
+    ] = False,
     settings: Settings = None,
     workers: Workers = None,
     engine: Engine = "local",

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from surg.config import Config
     from surg.data.manifest import Clip
 
-Manifest = Annotated[Path, typer.Argument(help="Manifest of the clips")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all cores if not given")]
-Engine = Annotated[Literal["local", "ray"], typer.Option("--engine", help="local cores, or a Ray cluster")]
-Address = Annotated[str | None, typer.Option("--address", help="Address of the Ray cluster")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an interrupted run, or start anew")]
+Manifest = Annotated[Path, typer.Argument(help="Manifest of the clips.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core when not given.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option("--engine", help="local: the cores of this machine. ray: a cluster.")]
+Address = Annotated[str | None, typer.Option("--address", help="Address of the Ray cluster.")]
+Resume = Annotated[bool, typer.Option("--resume/--afresh", help="Go on from what an earlier run left, or begin anew.")]
 MaxFailed = Annotated[
-    float, typer.Option("--max-failed", min=0, max=1, help="Share of clips that may fail before the run does")
+    float, typer.Option("--max-failed", min=0, max=1, help="Share of clips that may fail before the run does.")
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting, as name=value; which there are: surg config schema COMMAND")
+    list[str] | None, typer.Option("--set", help="A setting, as name=value; which there are: surg config schema COMMAND.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def key_of(clip: "Clip", config: "Config | None" = None) -> str:
@@ -52,8 +52,12 @@ def work(
     """
     from surg.data import executor
     from surg.data.manifest import Manifest
-    from surg.errors import CheckFailed, DataError
+    from surg.errors import CheckFailed, ConfigError, DataError
 
+    if address is not None and engine != "ray":
+        raise ConfigError(
+            f"--address {address} is that of a Ray cluster, and the cores of this machine work. Add --engine ray."
+        )
     clips = Manifest.read(manifest)
     if not len(clips):
         raise DataError(f"{manifest} has no clips. Index some: surg data index --format folder VIDEOS --out {manifest}")

@@ -191,7 +191,8 @@ def parity(
     server: Server = None,
     repository: Repository = None,
     backend: Annotated[
-        list[BackendChoice] | None, typer.Option(help="Backends, the first is the truth; torch, onnx and triton when left out.")
+        list[BackendChoice] | None,
+        typer.Option(help="Backends, the first is the truth; torch, onnx and triton when not given."),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips of the manifest.")] = 16,
     tolerance: Annotated[float, typer.Option(min=0, help="A larger difference fails.")] = 1e-3,
@@ -218,10 +219,10 @@ def everything(
     out: Out = Path("runs/eval"),
     checkpoint: Checkpoint = None,
     server: Server = None,
-    tissue: Annotated[Path | None, typer.Option(help="Manifest with action labels; simulated when left out.")] = None,
+    tissue: Annotated[Path | None, typer.Option(help="Manifest with action labels; simulated when not given.")] = None,
     shifted: Annotated[Path | None, typer.Option(help="More of them, of an appearance that train has not.")] = None,
     room: Annotated[
-        Path | None, typer.Option("--room", "--data", help="Manifest with breach labels; simulated when left out.")
+        Path | None, typer.Option("--room", "--data", help="Manifest with breach labels; simulated when not given.")
     ] = None,
     takes: Annotated[Path | None, typer.Option(help="Long videos with breach labels.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="Stored numbers; exit 1 when one got worse.")] = None,
@@ -317,7 +318,7 @@ def check(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="For --write: metrics whose name holds this word; the leading ones when left out."),
+        typer.Option(help="For --write: metrics whose name holds this word; the leading ones when not given."),
     ] = None,
 ) -> None:
     """Exit 1 when a number got worse than the stored baseline."""

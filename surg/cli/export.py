@@ -64,6 +64,10 @@ def export(
             )
         require_tensorrt()  # before minutes of work
     if format is Format.onnx:
+        if config.queue != ExportConfig().queue:
+            raise ConfigError(
+                "The settings queue.* go into a repository, and --format onnx writes the files alone. Leave one out."
+            )
         files = export_files(checkpoint, out, served=config.served, precision=precision.value, clips=clips, tolerance=tolerance)
         if as_json:
             typer.echo(

@@ -14,15 +14,15 @@ def quickstart(
     out: Annotated[
         Path, typer.Option(help="Folder for everything that is made. A stage that is done there is not done again.")
     ] = Path("runs/quickstart"),
-    again: Annotated[
-        bool, typer.Option("--again", help="Start over: remove what an earlier quickstart left in that folder.")
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Begin anew: remove what an earlier quickstart left in that folder.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     from surg.quickstart.stages import clear, stages, summarise
     from surg.quickstart.tour import run_tour
 
-    if again:
+    if afresh:
         clear(out)
     run_tour(stages(out))
     result = summarise(out)

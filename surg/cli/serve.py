@@ -38,9 +38,14 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Start a server on REPO and return once it has answered a synthetic inference. It keeps running."""
+    from surg.errors import ConfigError
     from surg.serving import registry
     from surg.serving.shipped import shipped_repository
 
+    if engine is Engine.docker and threads:
+        raise ConfigError("--threads goes with --engine embedded: NVIDIA's image chooses its own. Leave one of them out.")
+    if engine is Engine.embedded and image:
+        raise ConfigError(f"--image {image} goes with --engine docker, which was not given.")
     server = registry.start(
         repo or shipped_repository(),
         name,

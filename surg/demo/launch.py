@@ -44,6 +44,8 @@ def launch(
     open_browser: bool = False,
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; whatever was started is stopped, and uploads are deleted."""
+    if server is not None and repository is not None:
+        raise ConfigError("--server is asked for its own model, so --repository would not be shown. Leave one of them out.")
     _share_heaps()
     host = host.strip("[]")
     _require_free(host, port, "The page", "--port")

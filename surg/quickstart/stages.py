@@ -87,7 +87,7 @@ def stages(out: Path) -> list[Stage]:
 def clear(out: Path) -> None:
     """Remove an earlier quickstart. Refuses a folder that none of ours has made."""
     if out.exists() and not (out / MARKER).is_file():
-        raise RunError(f"{out} was not made by surg quickstart, so --again leaves it alone. Choose another --out.")
+        raise RunError(f"{out} was not made by surg quickstart, so --afresh leaves it alone. Choose another --out.")
     shutil.rmtree(out, ignore_errors=True)
 
 
