@@ -83,7 +83,6 @@ class VideoInfo:
     """Number of frames; where the container does not say, duration times rate."""
     rotation: int
     """Degrees counter-clockwise that the stored picture was turned by to be upright: 0, 90, 180 or 270."""
-    codec: str
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel over its height: 1 but for DV, HDV and the like. Frames are read as stored, pixel by pixel."""
 
@@ -97,9 +96,7 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
     if is_stills(path):
         stills = open_stills(path, fps)
         width, height = image_size(stills.files[0], limits.pixels)
-        return VideoInfo(
-            width, height, stills.fps, stills.duration_s, len(stills.files), 0, stills.files[0].suffix.lower().lstrip(".")
-        )
+        return VideoInfo(width, height, stills.fps, stills.duration_s, len(stills.files), 0)
     with _open(path, limits) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         duration = _stated_duration(stream)
@@ -120,7 +117,7 @@ def probe(path: Path | str, *, fps: float | None = None, limits: Limits = LIMITS
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if rotation in (90, 270):
             width, height, aspect = height, width, 1 / aspect
-        return VideoInfo(width, height, rate, duration, count, rotation, str(stream.codec_context.name), aspect)
+        return VideoInfo(width, height, rate, duration, count, rotation, aspect)
 
 
 def read_frames(

@@ -60,8 +60,6 @@ class Split3:
 class ProbeResult:
     probabilities: npt.NDArray[np.float64]
     """(seeds, N, classes) on test."""
-    val_probabilities: npt.NDArray[np.float64]
-    """(N, classes) on val, of the first seed: for temperatures and thresholds."""
     chosen: dict[str, float]
     curve: tuple[dict[str, float], ...] = ()
     """Loss and val top-1 per epoch of the first seed."""
@@ -100,7 +98,7 @@ def linear_probe(data: Split3, classes: int, config: ProbeConfig) -> ProbeResult
             out[:, model.classes_] = model.predict_proba(x)
         return out
 
-    return ProbeResult(spread(test)[None], spread(val), {"c": c}, trials=tuple(trials))
+    return ProbeResult(spread(test)[None], {"c": c}, trials=tuple(trials))
 
 
 def knn_probe(data: Split3, classes: int, config: ProbeConfig) -> ProbeResult:
@@ -113,8 +111,8 @@ def knn_probe(data: Split3, classes: int, config: ProbeConfig) -> ProbeResult:
         votes = knn_probabilities(train, data.train_y, val, classes=classes, k=k)
         trials.append({"k": float(k), "val_top1": float(np.mean(votes.argmax(1) == data.val_y))})
     best = int(max(trials, key=lambda trial: trial["val_top1"])["k"])
-    on_val, on_test = (knn_probabilities(train, data.train_y, x, classes=classes, k=best) for x in (val, test))
-    return ProbeResult(on_test[None], on_val, {"k": float(best)}, trials=tuple(trials))
+    votes = knn_probabilities(train, data.train_y, test, classes=classes, k=best)
+    return ProbeResult(votes[None], {"k": float(best)}, trials=tuple(trials))
 
 
 def attentive_probe(data: Split3, classes: int, config: ProbeConfig, seed: int = 0) -> ProbeResult:
@@ -136,7 +134,6 @@ def attentive_probe(data: Split3, classes: int, config: ProbeConfig, seed: int =
     fits = [_fit(data, classes, config, lr, decay, config.epochs, seed + number) for number in range(config.seeds)]
     return ProbeResult(
         np.stack([fit.test for fit in fits]),
-        fits[0].val,
         {"lr": lr, "weight_decay": decay},
         tuple(fits[0].curve),
         tuple(trials),
@@ -145,7 +142,6 @@ def attentive_probe(data: Split3, classes: int, config: ProbeConfig, seed: int =
 
 @dataclass(frozen=True)
 class _Fit:
-    val: npt.NDArray[np.float64]
     test: npt.NDArray[np.float64]
     curve: list[dict[str, float]]
 
@@ -194,7 +190,7 @@ def _fit(data: Split3, classes: int, config: ProbeConfig, lr: float, decay: floa
         if epoch == epochs - 1 or epochs <= 40 or epoch % 5 == 0:
             val = predict(val_x)
             curve.append({"epoch": epoch + 1, "train_loss": float(np.mean(losses)), **_val_scores(val, data.val_y)})
-    return _Fit(predict(val_x), predict(test_x), curve)
+    return _Fit(predict(test_x), curve)
 
 
 def _val_scores(probabilities: npt.NDArray[np.float64], truth: Labels) -> dict[str, float]:

@@ -57,15 +57,6 @@ def expected_calibration_error(
     return sum(b.count * abs(b.confidence - b.accuracy) for b in table) / sum(b.count for b in table)
 
 
-def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean squared error of the probabilities; with (N, K) the sum over classes as Brier (1950) defined it, so 0..2."""
-    p = np.asarray(probabilities, np.float64)
-    y = np.asarray(labels)
-    if p.ndim == 1:
-        return float(np.mean((p - y) ** 2))
-    return float(np.mean(np.sum((p - np.eye(p.shape[1])[y]) ** 2, axis=1)))
-
-
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The temperature that makes logits / T most likely on val.  logits: (N,) of one event, or (N, K)."""
     scores = np.asarray(logits, np.float64)

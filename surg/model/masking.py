@@ -97,13 +97,6 @@ def forecast(grid: Grid, batch: int, late_share: float = 0.5, generator: torch.G
     return ids[:, :-hidden], ids[:, -hidden:]
 
 
-def late_and_early_ratio(mask_ratio: float, late_share: float = 0.5) -> tuple[float, float]:
-    """The shares of late and early tokens that `future_biased` hides, before rounding to whole tokens."""
-    late = min(4 * mask_ratio / (4 * late_share + (1 - late_share)), 1.0)
-    early = (mask_ratio - late_share * late) / (1 - late_share) if late_share < 1 else 0.0
-    return late, early
-
-
 def _block_size(h: int, w: int, config: MultiBlock, generator: torch.Generator | None) -> tuple[int, int]:
     low, high = config.aspect
     aspect = low + (high - low) * torch.rand((), generator=generator).item()

@@ -1,8 +1,5 @@
 """Staying near the start: L2 anchor, EWC, LP-FT's timing, WiSE-FT's average, and how far each block has moved."""
 
-import math
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -71,12 +68,3 @@ def block_of(name: str) -> str:
     """`blocks.3.attn.qkv.weight` -> `block_03`, `temporal_blocks.3...` -> `temporal_block_03`; what is outside the blocks goes by its first word."""
     kind, _, rest = name.partition(".")
     return f"{kind[:-1]}_{int(rest.split('.')[0]):02d}" if kind.endswith("blocks") else kind
-
-
-def relative_change(before: Iterable[Tensor], after: Iterable[Tensor]) -> float:
-    """|after - before| / |before| over all tensors."""
-    moved = length = 0.0
-    for first, second in zip(before, after, strict=True):
-        moved += float((second - first).float().square().sum())
-        length += float(first.float().square().sum())
-    return math.sqrt(moved / max(length, 1e-24))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surg.errors import ConfigError
-from surg.model.masking import PRETRAIN, MultiBlock, forecast, future_biased, late_and_early_ratio, multiblock
+from surg.model.masking import PRETRAIN, MultiBlock, forecast, future_biased, multiblock
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -66,16 +66,20 @@ def test_future_biased_masks_hide_exactly_the_ratio_asked_for(ratio: float, shar
     seen, hidden = future_biased((8, 5, 5), 4, ratio, share, seeded())
     assert hidden.shape[1] == round(ratio * 200)
     assert seen.shape[1] == 200 - hidden.shape[1]
-    late, early = late_and_early_ratio(ratio, share)
+    # Late tokens are hidden four times as often as early ones, until all of them are.
+    late = min(4 * ratio / (4 * share + (1 - share)), 1.0)
+    early = (ratio - share * late) / (1 - share)
     is_late = hidden // 25 >= 8 - round(8 * share)
     late_tokens = round(8 * share) * 25
     assert is_late.float().sum(1).mean() / late_tokens == pytest.approx(late, abs=0.02)
     assert (~is_late).float().sum(1).mean() / (200 - late_tokens) == pytest.approx(early, abs=0.02)
 
 
-def test_at_one_half_late_and_early_are_80_to_20_and_late_is_capped_at_all() -> None:
-    assert late_and_early_ratio(0.5) == pytest.approx((0.8, 0.2))
-    assert late_and_early_ratio(0.7) == pytest.approx((1.0, 0.4))
+@pytest.mark.parametrize(("ratio", "late", "early"), [(0.5, 80, 20), (0.7, 100, 40)])
+def test_at_one_half_late_and_early_are_80_to_20_and_late_is_capped_at_all(ratio: float, late: int, early: int) -> None:
+    _, hidden = future_biased((8, 5, 5), 4, ratio, 0.5, seeded())
+    assert ((hidden >= 100).sum(1) == late).all()
+    assert ((hidden < 100).sum(1) == early).all()
 
 
 def test_a_forecast_hides_the_last_steps_whole_and_nothing_before() -> None:
