@@ -17,7 +17,7 @@ from surg.data.augment import AugmentConfig, change_colours, random_box
 from surg.data.manifest import Clip
 from surg.data.motion import FEATURES
 from surg.data.preprocess import PreprocessSpec, resize_box, zone_map
-from surg.train.breach import breach_targets, place_map
+from surg.train.breach import SLACK_S, breach_targets, place_map
 from surg.train.config import DataConfig
 from surg.train.flow import token_flow
 from surg.train.shown import Region, Shown
@@ -79,7 +79,9 @@ class Batch:
         return len(self.frames)
 
     def to(self, device: torch.device) -> "Batch":
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        # Not non_blocking: MPS then reads the source when it gets to it, and the source is gone by then (pytorch#189690). CUDA gains nothing
+        # from it either, as this memory is not pinned.
+        return self._map(lambda tensor: tensor.to(device))
 
     def __getitem__(self, part: slice) -> "Batch":
         return self._map(lambda tensor: tensor[part])
@@ -250,7 +252,9 @@ def _window_end(clip: Clip, source: Source, index: int, reading: Reading, random
     if found is None or not found.spans or reading.positive_share is None:
         return anywhere
     start, stop = found.spans[int(random.integers(len(found.spans)))]
-    first, last = (int(np.ceil((t - clip.start_s) * reading.data.fps)) for t in (start, stop))
+    # The frames within the breach, as its answers count them; a short one may lie between two frames.
+    first = int(np.ceil((start - SLACK_S - clip.start_s) * reading.data.fps))
+    last = int(np.floor((stop + SLACK_S - clip.start_s) * reading.data.fps))
     first, last = max(first, min(reading.tubelet - 1, most)), min(last, most)
     if inside >= reading.positive_share or last < first:
         return anywhere
