@@ -212,7 +212,9 @@ def prepare(bundle: Bundle, config: ServedConfig) -> Served:
     if isinstance(bundle.world, WorldPredictor) and isinstance(bundle.encoder, Encoder):
         modules["surg_world"] = _action_world(bundle.encoder, bundle.world, plain, spec, grid, config)
     if "surg_world" not in modules:
-        notes.append("no predictor and no world model: surg_world is left out")
+        joint = isinstance(bundle.encoder, Encoder)
+        reason = "no predictor and no world model" if joint else "a factorised encoder has no graph that looks ahead"
+        notes.append(f"{reason}: surg_world is left out")
     contract = _contract(bundle, spec, config, modules, grid, len(levels))
     return Served(contract, {name: module.eval().requires_grad_(False) for name, module in modules.items()}, notes)
 

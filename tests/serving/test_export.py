@@ -14,14 +14,18 @@ import torch
 import surg
 from surg.config import known_keys, load_config
 from surg.errors import CheckpointError, ExportError
-from surg.model.bundle import load_bundle
+from surg.model import zoo
+from surg.model.bundle import load_bundle, save_bundle
+from surg.model.config import FactorizedConfig, PredictorConfig
+from surg.model.encoder import build_encoder
+from surg.model.predictor import build_predictor
 from surg.serving import parity
 from surg.serving.client import Client, connect
 from surg.serving.export import ExportConfig, Exported, ExportedFiles, export_files, export_repository
 from surg.serving.graph import lay_out
 from surg.serving.local import session
 from surg.serving.models import ServedConfig, prepare
-from surg.serving.onnx import export_onnx
+from surg.serving.onnx import Precision, export_onnx
 from surg.serving.repository import QueueConfig, model_config
 from tests.serving.conftest import CLASSES, SPEC, make_bundle
 from tests.serving.toy import toy_repository
@@ -250,10 +254,6 @@ def test_a_decision_that_turns_away_from_the_fence_is_a_flip() -> None:
 
 
 def test_a_bundle_without_heads_serves_what_it_can(tmp_path: Path) -> None:
-    from surg.model import zoo
-    from surg.model.bundle import save_bundle
-    from surg.model.encoder import build_encoder
-
     torch.manual_seed(0)
     path = tmp_path / "encoder.safetensors"
     save_bundle(path, {"encoder": build_encoder(zoo.encoder_config("nano"))}, {}, {"preprocess": SPEC.model_dump(mode="json")})
@@ -264,6 +264,23 @@ def test_a_bundle_without_heads_serves_what_it_can(tmp_path: Path) -> None:
         result = client.clip(np.zeros((8, 64, 64, 3), np.uint8))
         assert result.embedding.shape == (1, 48)
         assert result.action.size == result.breach.size == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_factorised_encoder_is_served_with_its_positions(precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = FactorizedConfig(embed_dim=48, spatial_depth=2, temporal_depth=1, num_heads=2)
+    encoder = build_encoder(shape)
+    with torch.no_grad():
+        for block in (*encoder.spatial_blocks, *encoder.temporal_blocks):  # type: ignore[union-attr]
+            block.attn.qkv.weight.mul_(10)  # attention that looks somewhere, as trained ones do
+    parts = {"encoder": encoder, "predictor": build_predictor(PredictorConfig(embed_dim=48, width=24, depth=1, num_heads=2))}
+    path = tmp_path / "factorised.safetensors"
+    save_bundle(path, parts, {}, {"preprocess": SPEC.model_dump(mode="json")})
+    done = export_repository(path, tmp_path / "repo", served=SMALL, clips=3, precision=precision, through_server=False)
+    assert {row.output for row in done.rows} >= {"embedding", "tokens"}
+    # It has a predictor: that is not why.
+    assert "a factorised encoder has no graph that looks ahead: surg_world is left out" in done.notes
 
 
 def test_class_names_that_do_not_fit_the_head_stop_the_export(tmp_path: Path) -> None:
