@@ -55,6 +55,9 @@ def calibrate_bundle(
     head = bundle.heads.get("sterility")
     if not isinstance(head, SterilityHead) or bundle.encoder is None:
         return None
+    if earlier := bundle.meta.get("calibration"):
+        # A finished run that is resumed. What is recorded must lead from the scores as they were trained to those that are served.
+        fold(head, 1 / earlier["scale"], -earlier["bias"] / earlier["scale"])
     looked = look(bundle.encoder, head, trainee, held_out, reading, config, accelerator)
     logits = np.concatenate([clip.logits.ravel() for clip in looked]) if looked else np.zeros(0)
     truth = np.concatenate([clip.truth.ravel() for clip in looked]) if looked else np.zeros(0)
