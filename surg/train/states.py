@@ -53,7 +53,8 @@ class Bundles:
         return parts
 
     def save(self, name: str, trainee: Trainee, teacher: Teacher | None, step: int, scores: dict[str, float]) -> Path:
-        encoder = teacher.encoder if teacher is not None and self.config.teacher.export else trainee.encoder
+        from_teacher = teacher is not None and self.config.teacher.export
+        encoder = teacher.encoder if teacher is not None and from_teacher else trainee.encoder
         if self.config.trainable.encoder == "lora":
             encoder = build.merge_lora(encoder)
         parts: dict[str, nn.Module] = {"encoder": encoder}
@@ -88,7 +89,7 @@ class Bundles:
                 (s.config.label for s in self.sources.values() if "motion_aux" in s.config.tasks and self.classes), ""
             ),
             "trained_encoder": self.config.trainable.encoder,
-            "encoder_from": "teacher" if encoder is not trainee.encoder and self.config.teacher.export else "student",
+            "encoder_from": "teacher" if from_teacher else "student",
             "scores": {key: round(float(value), 6) for key, value in scores.items()},
         }
         if "action" in trainee.heads or "motion_aux" in trainee.heads:

@@ -35,6 +35,15 @@ def test_recipe_trains_what_it_says_and_leaves_a_bundle(name: str, settings: Set
     assert moved == (name not in FROZEN)
 
 
+def test_a_bundle_says_whose_weights_it_holds(settings: Settings, tmp_path: Path) -> None:
+    # Without masked latents there is no teacher, whoever is asked for.
+    wanted = {"multitask": "student", "joint": "teacher"}
+    for recipe, whose in wanted.items():
+        train(settings(recipe, "steps=1", "trainable.encoder=lora", "teacher.export=true"), tmp_path / recipe)
+        meta = load_bundle(tmp_path / recipe / "checkpoints" / "last.safetensors").meta
+        assert meta["encoder_from"] == whose
+
+
 def test_an_unknown_recipe_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="Did you mean surgery"):
         recipes.load_recipe("surgeri")
