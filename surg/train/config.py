@@ -249,7 +249,7 @@ class DriftConfig(Config):
     wise: float | None = Field(None, ge=0, le=1)
     """WiSE-FT: at the end the encoder is (1 - wise) * start + wise * trained."""
     fisher_batches: int = Field(8, gt=0)
-    """Batches from which EWC's Fisher information is estimated."""
+    """Batches from which EWC's Fisher information is estimated, clip by clip."""
 
 
 class StageConfig(Config):
@@ -345,6 +345,11 @@ class TrainConfig(Config):
         if self.data.cache_features and (changing := self._what_changes()):
             raise ValueError(
                 f"data.cache_features keeps one encoding of each clip, but {'; '.join(changing)}. Change that, or set data.cache_features=false"
+            )
+        if self.loss.weights.clear and self.data.curriculum and any(source.replay for source in self.data.sources.values()):
+            raise ValueError(
+                "loss.weights.clear holds replayed clips to features of their full length, and data.curriculum shows shorter ones first. "
+                "Set data.curriculum=false, or loss.weights.clear=0 (loss.weights.anchor holds the encoder as well)"
             )
         for stage in self.stages:
             unknown = set(stage.mix) - set(self.data.sources)

@@ -1,5 +1,8 @@
 """Staying near the start: L2 anchor, EWC, LP-FT's timing, WiSE-FT's average, and how far each block has moved."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +37,24 @@ class Anchor:
                 penalties["ewc"] = penalties.get("ewc", 0.0) + ewc / 2 * (weighted * change).sum()
         return {name: whole(penalty) for name, penalty in penalties.items()}
 
+    @contextmanager
+    def at_start(self, *encoders: nn.Module) -> Iterator[None]:
+        """Encoders of this shape with the starting weights, for a while."""
+        learnt = [(parameter, parameter.detach().clone()) for encoder in encoders for parameter in encoder.parameters()]
+        with torch.no_grad():
+            for encoder in encoders:
+                for name, parameter in encoder.named_parameters():
+                    parameter.copy_(self.start[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in learnt:
+                    parameter.copy_(value)
+
     @torch.no_grad()
     def add_fisher(self, encoder: nn.Module, share: float) -> None:
-        """Add `share` times the squared gradients of one batch (the empirical Fisher information's diagonal)."""
+        """Add `share` times the squared gradients of one clip (the empirical Fisher information's diagonal)."""
         for name, parameter in encoder.named_parameters():
             if parameter.grad is not None:
                 square = parameter.grad.square() * share

@@ -99,15 +99,20 @@ def estimate_fisher(
     anchor: drift.Anchor,
     accelerator: Accelerator,
 ) -> None:
-    """EWC: squared gradients of the run's own losses at the start, over a few batches. Every process looks at the whole batches."""
+    """EWC: squared gradients of the run's own losses, over a few batches. Every process looks at all of them.
+
+    Clip by clip, as Kirkpatrick et al. (2017) have it: in a batch's mean the clips' gradients cancel, and what is left of its square
+    falls with the batch's size.
+    """
     weights, alone = config.loss.weights.model_dump(), Alone(accelerator)
-    parts = config.accumulate * accelerator.num_processes  # as many clips at a time as in a step
+    count = config.drift.fisher_batches * config.batch_size
     for number in range(1, config.drift.fisher_batches + 1):
-        draws = sampler.draw(number)
-        batch = read_batch(draws, sources, reading).to(accelerator.device)
-        gradients(alone, trainee, trainee, teacher, batch, draws, config, number, parts, sources, weights, reading.classes)
-        anchor.add_fisher(trainee.encoder, 1 / config.drift.fisher_batches)
-        trainee.zero_grad(set_to_none=True)
+        for place, draw in enumerate(sampler.draw(number)):
+            batch = read_batch([draw], sources, reading).to(accelerator.device)
+            step = (number - 1) * config.batch_size + place + 1  # a mask of its own
+            gradients(alone, trainee, trainee, teacher, batch, [draw], config, step, 1, sources, weights, reading.classes)
+            anchor.add_fisher(trainee.encoder, 1 / count)
+            trainee.zero_grad(set_to_none=True)
     # What pulls must be the same to the bit everywhere, or the processes' weights part.
     parallel.broadcast(anchor.fisher.values(), accelerator)
 

@@ -10,6 +10,7 @@ What step s does depends on (seed, s) and the weights alone: no other state, so 
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,17 @@ def train(
             for split, some in (("train", sources), ("val", held_out)):
                 frozen.cache_features(trainee, some, split, reading, cache, accelerator)
     sampler = Sampler(sources, config.batch_size, config.seed, order=config.data.order, steps=steps)
-    if config.loss.weights.clear and not any(source.features for source in sources.values()):
-        states.store_features(trainee, sources, reading)
-    if config.loss.weights.ewc and not anchor.fisher:
-        estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor, accelerator)
+    wants_features = config.loss.weights.clear > 0 and not any(source.features for source in sources.values())
+    wants_fisher = config.loss.weights.ewc > 0 and not anchor.fisher
+    if done and (wants_features or wants_fisher):
+        logger.info("the pull to the start is switched on at step %d; it is measured with the weights the run began with", done)
+    if wants_features or wants_fisher:
+        encoders = [trainee.encoder, *([teacher.encoder] if teacher is not None else [])]
+        with anchor.at_start(*encoders) if done else nullcontext():
+            if wants_features:
+                states.store_features(trainee, sources, reading)
+            if wants_fisher:
+                estimate_fisher(config, trainee, teacher, sampler, sources, reading, anchor, accelerator)
     sharded = parallel.is_sharded(config, accelerator)
     saved = parallel.Saved(trainee, teacher, sharded=sharded, main=main)
     if sharded:

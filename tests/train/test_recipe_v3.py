@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +117,49 @@ def test_ewc_and_the_anchor_pull_by_their_formulas() -> None:
     assert float(penalties["anchor"]) == pytest.approx(0.5)
     assert float(penalties["ewc"]) == pytest.approx(0.45)
     assert float(layer.weight.grad) == pytest.approx(1.9)
+
+
+def held_by(run: Path, what: str) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(run / "checkpoints" / "resume.pt", weights_only=True)[what]
+    return found
+
+
+def test_fisher_information_does_not_depend_on_the_batch(settings: Settings, tmp_path: Path) -> None:
+    # The same eight clips.
+    for name, batch, batches in (("small", 2, 4), ("large", 8, 1)):
+        plain = "data.augment={scale: [1.0, 1.0], brightness: 0, contrast: 0, saturation: 0}"
+        more = (f"batch_size={batch}", f"drift.fisher_batches={batches}", "loss.keep=1.0", "data.windows=last", plain)
+        train(settings("full", "steps=1", "loss.weights.ewc=1", *more), tmp_path / name)
+    small, large = held_by(tmp_path / "small", "fisher"), held_by(tmp_path / "large", "fisher")
+    assert small.keys() == large.keys()
+    assert all(torch.allclose(tensor, large[name], rtol=1e-3, atol=1e-9) for name, tensor in small.items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"), [("loss.weights.clear=1.0", "features"), ("loss.weights.ewc=1.0", "fisher")], ids=["CLEAR", "EWC"]
+)
+def test_what_is_switched_on_late_holds_to_the_start_all_the_same(
+    setting: str, what: str, settings: Settings, tmp_path: Path
+) -> None:
+    # Heads and predictor stay, so that only the encoder could tell one moment from the other.
+    rest = ("trainable.encoder=all", "trainable.heads=false", "trainable.predictor=false", "teacher.frozen=false")
+    common = ("steps=4", "stages=[]", "optim.lr=1e-2", "masks.kind=multiblock", "loss.flow_weight=0", *rest)
+    off = ("loss.weights.clear=0", "loss.weights.ewc=0", "drift.lpft=0", "teacher.momentum=0.5")
+    begun = settings("surgery", *common, *off, setting)
+    train(begun, tmp_path / "begun", stop_after=1)
+    train(settings("surgery", *common, *off), tmp_path / "late", stop_after=3)
+    train(settings("surgery", *common, *off, setting), tmp_path / "late", resume=True)
+    early, late = flat(held_by(tmp_path / "begun", what)), flat(held_by(tmp_path / "late", what))
+    assert early
+    assert early.keys() == late.keys()
+    assert all(torch.allclose(tensor, late[name], rtol=1e-4, atol=1e-8) for name, tensor in early.items())
+
+
+def flat(tree: dict[Any, Any], above: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], torch.Tensor]:
+    out: dict[tuple[Any, ...], torch.Tensor] = {}
+    for key, value in tree.items():
+        out |= flat(value, (*above, key)) if isinstance(value, dict) else {(*above, key): value}
+    return out
 
 
 def test_wise_ft_averages_start_and_end() -> None:

@@ -135,6 +135,12 @@ def test_forecast_masks_refuse_settings_that_could_not_work(settings: Settings) 
         settings("pretrain", "masks.kind=forecast", "masks.temporal_ratio=1")
 
 
+def test_replayed_clips_are_not_held_to_features_of_another_length(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"Set data\.curriculum=false, or loss\.weights\.clear=0"):
+        settings("surgery", "data.curriculum=true")
+    settings("surgery", "data.curriculum=true", "loss.weights.clear=0")
+
+
 @pytest.mark.parametrize(
     ("setting", "error"), [("init=typo.pt", CheckpointError), ("data.size=50", ConfigError), ("data.num_frames=7", ConfigError)]
 )
@@ -333,21 +339,19 @@ def test_a_run_on_the_cpu_after_one_elsewhere_is_on_the_cpu(settings: Settings) 
     assert make_accelerator(settings("pretrain")).device.type == "cpu"
 
 
-def test_fisher_information_is_taken_in_as_small_parts_as_the_steps(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fisher_information_is_taken_clip_by_clip(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of several processes looks at the whole batch, and has the memory for its own part of one."""
     seen: list[int] = []
-    monkeypatch.setattr(gradients, "gradients", lambda *words: seen.append(words[8]))
+    monkeypatch.setattr(gradients, "gradients", lambda *words: seen.append(len(words[5])))
     monkeypatch.setattr(gradients, "read_batch", lambda *_: SimpleNamespace(to=lambda _: None))
     monkeypatch.setattr(gradients.parallel, "broadcast", lambda *_: None)
     four: Any = SimpleNamespace(num_processes=4, device="cpu", mixed_precision="no", autocast=None)
     anything: Any = SimpleNamespace(
-        draw=lambda _: [], classes=(), encoder=None, add_fisher=lambda *_: None, fisher={}, zero_grad=lambda **_: None
+        draw=lambda _: [None] * 16, classes=(), encoder=None, add_fisher=lambda *_: None, fisher={}, zero_grad=lambda **_: None
     )
     config = settings("pretrain", "accumulate=2", "batch_size=16", "drift.fisher_batches=2")
     gradients.estimate_fisher(config, anything, None, anything, {}, anything, anything, four)
-    assert seen == [8, 8]
+    assert seen == [1] * 32
 
 
 def test_a_run_that_fails_gives_the_terminal_back(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
