@@ -66,7 +66,8 @@ def gradients(
             accelerator.backward(weighted_sum(losses, weights) if nothing is None else nothing)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-    return sums
+    # Each process has its share of the batch's means, as large as there are processes: their mean is the batch's loss.
+    return parallel.averaged(sums, weights, batch.frames.device, world)
 
 
 def split_further(error: BaseException, config: TrainConfig, parts: int, world: int, out: Path) -> int:

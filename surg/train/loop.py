@@ -286,7 +286,7 @@ def train(
                 if teacher is not None and config.teacher.export:
                     anchor.average(teacher.encoder, config.drift.wise)
             if held_out and (step == steps or (step % config.validate_every == 0 if config.validate_every else epoch_ends)):
-                scores = validate(trainee, teacher, held_out, reading, config, accelerator)
+                scores = validate(trainee, teacher, held_out, reading, config, accelerator, accumulate * world)
                 judged = -scores["score"] if config.choose_by == "score" and "score" in scores else scores.get("loss", math.inf)
                 # The average was asked for: what was best before it does not stand in for it.
                 averaged = step == steps and config.drift.wise is not None

@@ -192,6 +192,16 @@ def summed(counts: dict[str, int], device: torch.device, world: int) -> dict[str
     return dict(zip(counts, told.tolist()))
 
 
+def averaged(values: dict[str, float], names: Iterable[str], device: torch.device, world: int) -> dict[str, float]:
+    """Each value's mean over all processes; one that a process lacks is 0 there. `names`: all that there could be, in everyone's order."""
+    if world == 1:
+        return values
+    listed = list(names)
+    told = torch.tensor([[values.get(name, 0.0), float(name in values)] for name in listed], device=device)
+    dist.all_reduce(told)
+    return {name: total / world for name, (total, there) in zip(listed, told.tolist()) if there}
+
+
 def anyone(flag: bool, accelerator: Accelerator) -> bool:
     """Whether any process says so: all must stop and save together."""
     if accelerator.num_processes == 1:

@@ -23,8 +23,11 @@ def validate(
     reading: Reading,
     config: TrainConfig,
     accelerator: Accelerator,
+    parts: int = 1,
 ) -> dict[str, float]:
     """Mean losses over the same clips, windows and masks every time; top-1 of the action, average precision of the breach.
+
+    Every process looks at whole batches, in `parts`: with as many as a training step has over all processes, it needs no more memory.
 
     Empty when no clip of val has what a loss needs, a measured motion for example.
     """
@@ -38,13 +41,10 @@ def validate(
     for number, draws in enumerate(validation_draws(held_out, config)):
         batch = read_batch(draws, held_out, still).to(accelerator.device)
         torch.manual_seed(number)
-        targets = _targets(trainee, teacher, batch, config, number, accelerator)
-        with accelerator.autocast():
-            answers: dict[str, torch.Tensor] = {}
-            values = trainee(batch, targets, lambda _, __: 1.0, answers)
+        values, answers = _scored(trainee, teacher, batch, config, number, accelerator, min(parts, len(batch)))
         for name, value in values.items():
             rows = len(batch)
-            sums[name] = sums.get(name, 0.0) + float(value) * rows
+            sums[name] = sums.get(name, 0.0) + value * rows
             counts[name] = counts.get(name, 0) + rows
         if "action" in answers:
             known = torch.isfinite(answers["action"][:, 0])
@@ -94,13 +94,32 @@ def average_precision(score: npt.NDArray[np.float64], truth: npt.NDArray[np.floa
     return float((precision * hits).sum() / hits.sum())
 
 
-def _targets(
-    trainee: Trainee, teacher: Teacher | None, batch: Batch, config: TrainConfig, number: int, accelerator: Accelerator
-) -> Targets:
-    if teacher is None or "jepa" not in batch.tasks or not bool(batch.tasks["jepa"].any()):
-        return Targets(None, [])
-    clip = trainee.normalise(batch.frames[batch.tasks["jepa"]])
-    drawn = masks.draw_masks(config.masks, trainee.grid(clip), len(batch), config.seed + 1, number, batch.flow)
-    with accelerator.autocast():
-        latents = teacher(clip)
-    return Targets(latents, [(seen.to(clip.device), hidden.to(clip.device)) for seen, hidden in drawn])
+def _scored(
+    trainee: Trainee, teacher: Teacher | None, batch: Batch, config: TrainConfig, number: int, accelerator: Accelerator, parts: int
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:  # fmt: skip
+    """Losses of one batch and the heads' logits, however many parts it is taken in."""
+    members = {task: int(rows.sum()) for task, rows in batch.tasks.items()} | batch.answers()
+
+    def scale(task: str, rows: torch.Tensor) -> float:
+        return int(rows.sum()) / max(1, members[task])
+
+    predicts = teacher is not None and "jepa" in batch.tasks and bool(batch.tasks["jepa"].any())
+    shape = trainee.grid(batch.frames.permute(0, 4, 1, 2, 3))
+    drawn = masks.draw_masks(config.masks, shape, len(batch), config.seed + 1, number, batch.flow) if predicts else []
+    values: dict[str, float] = {}
+    answers: dict[str, torch.Tensor] = {}
+    for first in range(parts):
+        part = slice(first, None, parts)
+        piece, found = batch[part], dict[str, torch.Tensor]()
+        mine = [(seen[part].to(piece.frames.device), hidden[part].to(piece.frames.device)) for seen, hidden in drawn]
+        with accelerator.autocast():
+            latents = None
+            if teacher is not None and predicts and bool((rows := piece.tasks["jepa"]).any()):
+                latents = teacher(trainee.normalise(piece.frames[rows]))
+            losses = trainee(piece, Targets(latents, mine), scale, found)
+        for name, value in losses.items():
+            values[name] = values.get(name, 0.0) + float(value)
+        for name, logits in found.items():
+            whole = answers.setdefault(name, logits.new_full((len(batch), logits.shape[1]), torch.nan))
+            whole[part] = logits
+    return values, answers

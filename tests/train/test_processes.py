@@ -109,6 +109,15 @@ def test_two_processes_have_the_gradients_of_one(settings: Settings, tmp_path: P
     assert one.keys() == two.keys()
     for name, gradient in one.items():
         assert torch.allclose(gradient, two[name], atol=1e-5), name
+    # And its losses, where each process has other tasks' clips.
+    alone, told = (first_losses(tmp_path / name) for name in ("one", "two"))
+    assert told == pytest.approx(alone, rel=1e-3)
+
+
+def first_losses(run: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found: dict[str, float] = next(line for line in lines if line["kind"] == "train")
+    return {name: found[name] for name in sorted(found) if name not in ("kind", "step", "clips_per_s")}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
+from surg.runs import RunFolder
 from surg.train import gradients
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision, make_accelerator
@@ -53,21 +54,40 @@ def test_growth_and_standstill_are_warned_about_with_the_guides_numbers(caplog: 
 def test_out_of_memory_splits_the_batch_and_keeps_the_gradients(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = settings("scratch", "steps=2", "loss.weights.motion_aux=0")
+    config = settings("scratch", "steps=2", "validate_every=2", "loss.weights.motion_aux=0")
     train(config, tmp_path / "whole")
     plain = Trainee.forward
 
     def small_memory(self: Trainee, batch: Any, *rest: Any) -> dict[str, torch.Tensor]:
-        if self.training and len(batch) > 2:
+        if len(batch) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return plain(self, batch, *rest)
 
     monkeypatch.setattr(Trainee, "forward", small_memory)
     train(config, tmp_path / "split")
     assert "split into 2 parts of 2 clips" in caplog.text
+    # A validation is taken in as small parts, and says the same.
+    first, second = (validated(tmp_path / name) for name in ("whole", "split"))
+    assert second == pytest.approx(first, rel=1e-4)
     one, two = (torch.load(tmp_path / name / "checkpoints" / "resume.pt", weights_only=True) for name in ("whole", "split"))
     for name, tensor in one["trainee"].items():
         assert torch.allclose(tensor, two["trainee"][name], atol=2e-5), name
+
+
+def validated(run: Path) -> dict[str, float]:
+    """The numbers of a run's first validation."""
+    row = next(row for row in RunFolder(run).metrics() if row["kind"] == "val")
+    return {name: value for name, value in row.items() if name != "kind"}
+
+
+def test_a_validation_in_parts_scores_the_same(settings: Settings, tmp_path: Path) -> None:
+    # Labelled and unlabelled clips, answers that are known and others: the parts are not alike.
+    rows = {}
+    for name, parts in (("whole", 1), ("parts", 4)):
+        train(settings("joint", "steps=1", f"accumulate={parts}", "optim.lr=0", "loss.keep=1.0"), tmp_path / name)
+        rows[name] = validated(tmp_path / name)
+    assert {"action_top1", "breach_ap", "jepa", "breach_map"} <= rows["whole"].keys()
+    assert rows["parts"] == pytest.approx(rows["whole"], rel=1e-4)
 
 
 def test_a_val_set_that_no_loss_can_read_costs_no_training(
