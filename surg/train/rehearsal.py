@@ -12,11 +12,12 @@ from accelerate import PartialState
 from surg.data.manifest import Manifest
 from surg.errors import ConfigError
 from surg.runs import RunFolder
-from surg.train import unfreeze
+from surg.train import schedules, unfreeze
 from surg.train.config import TrainConfig
 from surg.train.loop import train
 from surg.train.progress import duration
 from surg.train.sources import matches
+from surg.train.trainee import HALVED
 
 
 def rehearse(config: TrainConfig) -> list[str]:
@@ -30,7 +31,9 @@ def rehearse(config: TrainConfig) -> list[str]:
     stages = tuple(stage.model_copy(update={"share": 1.0}) for stage in config.stages)
     small = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"sources": few, "cache": None}),
+            "data": config.data.model_copy(
+                update={"sources": few, "cache": None, "curriculum": False, "num_frames": longest(config, steps, per_epoch)}
+            ),
             "steps": 2 * max(1, len(stages)),
             "stages": stages,
             "log_every": 1,
@@ -52,7 +55,7 @@ def rehearse(config: TrainConfig) -> list[str]:
         f"dry run of {config.recipe}: every part ran; nothing was kept",
         f"clips: {listed}; {steps} steps of {config.batch_size} clips",
         f"time: about {duration(seconds)} here ({rows[-1]['clips_per_s']:.1f} clips/s), decoding before the first step not counted",
-        f"memory: {peak_memory()}; disk: about {3 * megabytes:.0f} MB of checkpoints",
+        f"memory: {peak_memory(PartialState().device.type)}; disk: about {3 * megabytes:.0f} MB of checkpoints",
         "next: the same command without --dry-run",
     ]
 
@@ -67,8 +70,21 @@ def clips_of(config: TrainConfig, name: str) -> int:
     return min(count, source.limit or count)
 
 
-def peak_memory() -> str:
-    if torch.cuda.is_available():
+def longest(config: TrainConfig, steps: int, per_epoch: int) -> int:
+    """Frames of the longest clips that the run will see: a curriculum's first ones would promise too little memory and time."""
+    data = config.data
+    if not data.curriculum:
+        return data.num_frames
+    halved = any(set(source.tasks) & set(HALVED) for source in data.sources.values())
+    last = schedules.frames_at_epoch(
+        (steps - 1) // per_epoch, every=data.curriculum_every, last=data.num_frames, unit=4 if halved else 2
+    )
+    return min(data.num_frames, last)
+
+
+def peak_memory(device: str) -> str:
+    """Of the GPU where the run is on one, else of the process."""
+    if device == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB of the GPU at most"
     # Linux counts in kB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

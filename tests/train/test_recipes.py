@@ -12,7 +12,8 @@ from surg.train import recipes
 from surg.train.build import load_start
 from surg.train.config import TrainConfig
 from surg.train.loop import train
-from surg.train.rehearsal import rehearse
+from surg.train.rehearsal import peak_memory, rehearse
+from surg.train.trainee import Trainee
 
 Settings = Callable[..., TrainConfig]
 # The encoder may not move in these.
@@ -93,6 +94,25 @@ def test_a_dry_run_of_stages_of_unequal_length_tries_each(settings: Settings) ->
     stages = "stages=[{depth: 0.5, share: 10}, {depth: 0.5}, {depth: 1.0}]"
     told = rehearse(settings("pretrain", "steps=24", "trainable.encoder=prefix", stages))
     assert "24 steps" in told[1]
+
+
+@pytest.mark.parametrize(("recipe", "epochs", "frames"), [("pretrain", 9, 16), ("pretrain", 5, 12), ("stage1", 7, 12)])
+def test_a_dry_run_of_growing_clips_tries_the_longest(
+    recipe: str, epochs: int, frames: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    plain = Trainee.forward
+    monkeypatch.setattr(
+        Trainee, "forward", lambda self, batch, *rest: (seen.append(batch.frames.shape[1]), plain(self, batch, *rest))[1]
+    )
+    more = ("data.num_frames=16", "data.curriculum=true", "data.curriculum_every=1", "steps=null", f"epochs={epochs}")
+    rehearse(settings(recipe, *more))
+    assert set(seen) == {frames}
+
+
+def test_a_dry_run_on_the_cpu_tells_the_cpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "GPU" not in peak_memory("cpu")
 
 
 def test_a_dry_run_refuses_what_the_whole_run_would(settings: Settings) -> None:
