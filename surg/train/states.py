@@ -24,6 +24,8 @@ from surg.train.trainee import Trainee
 from surg.train.whole import at_rest, whole_state
 
 logger = logging.getLogger(__name__)
+# What a head's answers depend on beside the encoder.
+SHOWN = ("size", "num_frames", "fps", "zone_crop")
 
 
 class Bundles:
@@ -38,18 +40,32 @@ class Bundles:
         # Heads that came with the weights and that nobody trains here travel on, as long as the encoder stays the same.
         self.travelling = dict(start.heads) if config.trainable.encoder == "none" else {}
         self.travelling_world = start.world if config.trainable.encoder == "none" else None
+        known, now = start.meta.get("preprocess") or {}, spec.model_dump(mode="json")
+        self.shown_others = [
+            f"{name} {known[name]} -> {now[name]}" for name in SHOWN if known.get(name, now[name]) != now[name]
+        ]
 
     def _travel_on(self, trainee: Trainee) -> dict[str, nn.Module]:
         named = ("action", "motion_aux")
         others = {name: head for name, head in self.travelling.items() if name not in trainee.heads}
+        world = None if "world" in trainee.heads else self.travelling_world
+        if self.shown_others and (others or world is not None):
+            # A bundle has one preprocessing: they would be served with clips that they never learnt from, under thresholds of others.
+            logger.warning(
+                "left out of this run's bundles, for its clips are not those that they learnt from (%s): %s of --init",
+                ", ".join(self.shown_others),
+                ", ".join([*others, *(["world"] if world is not None else [])]),
+            )
+            self.travelling, self.travelling_world = {}, None
+            return {}
         if any(name in trainee.heads for name in named) and tuple(self.start.meta.get("classes", ())) != self.classes:
             # A bundle names its classes once: a head with other answers would be read by the wrong names.
             for name in (name for name in named if others.pop(name, None) is not None):
                 del self.travelling[name]
                 logger.warning("the %s head of --init is left out of this run's bundles: its classes are others", name)
         parts = {f"head.{name}": head for name, head in others.items()}
-        if self.travelling_world is not None and "world" not in trainee.heads:
-            parts["world"] = self.travelling_world
+        if world is not None:
+            parts["world"] = world
         return parts
 
     def save(self, name: str, trainee: Trainee, teacher: Teacher | None, step: int, scores: dict[str, float]) -> Path:

@@ -84,6 +84,20 @@ def test_a_head_with_other_classes_does_not_travel_under_this_runs_names(
         assert set(load_bundle(tmp_path / label / "checkpoints" / "last.safetensors").heads) == heads
 
 
+@pytest.mark.parametrize("change", ["data.fps=4", "data.num_frames=4", "data.size=64"])
+def test_heads_do_not_travel_into_clips_they_never_saw(
+    change: str, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(settings("stage2", "steps=1", "calibrate.stride_s=0.125"), tmp_path / "first")
+    train(settings("probe", "steps=1", f"init={tmp_path / 'first'}", change, model={}), tmp_path / "second")
+    bundle = load_bundle(tmp_path / "second" / "checkpoints" / "last.safetensors")
+    assert "sterility" not in bundle.heads
+    assert bundle.world is None
+    assert not {"thresholds", "calibration", "actions", "states"} & bundle.meta.keys()
+    assert change.split("=")[0].removeprefix("data.") in caplog.text
+    assert "sterility, world of --init" in caplog.text
+
+
 def test_a_world_model_travels_with_a_frozen_encoder(settings: Settings, tmp_path: Path) -> None:
     train(settings("stage2", "steps=1"), tmp_path / "first")
     train(settings("pretrain-head", "steps=1", f"init={tmp_path / 'first'}", model={}), tmp_path / "second")
