@@ -107,7 +107,7 @@ def halves_order(head_dim: int) -> np.ndarray:
 def rotate(heads: Tensor, table: RopeTable) -> Tensor:
     """Turn queries and keys to their positions. heads: (B, N, H, d), channels in halves."""
     # A trace loses what is written into slices. And not addcmul: ONNX gets it in fp32 whatever the rest is in.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         even, odd = heads.chunk(2, -1)
         return heads * table.cos + torch.cat((odd, even), -1) * table.sin
     turned: Tensor = _Rotate.apply(heads, table.cos, table.sin)
