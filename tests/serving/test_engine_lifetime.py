@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -225,8 +226,6 @@ def test_a_broken_repository_shows_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    import socket
-
     repo, _ = toy_repository(tmp_path)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -252,6 +251,41 @@ def test_servers_that_are_started_at_once_share_the_usual_ports_out(tmp_path: Pa
         assert set(ports) & (taken[0] | taken[1])
     finally:
         assert [server.stop() for server in servers] == [0, 0]
+
+
+def test_a_port_that_a_server_has_just_given_back_is_taken_and_one_in_use_is_not() -> None:
+    """For a minute the kernel remembers who hung up first, which of a server's port is the server."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            listening.accept()[0].close()
+            assert client.recv(1) == b""
+        assert free_ports([0], [port]) != [port]
+    assert free_ports([0], [port]) == [port]
+
+
+def test_a_guardian_that_ends_by_itself_is_not_called_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, _ = toy_repository(tmp_path)
+    (tmp_path / "guardian.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(embedded, "GUARDIAN", tmp_path / "guardian.py")
+    with pytest.raises(ServerError, match="did not start: the process that looks after it ended with status 3"):
+        start_server(repo, threads=1)
+
+
+def test_spaces_and_signs_in_the_names_of_folders_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton starts its stubs through a shell, and quotes nothing."""
+    monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "it's (my) $tate"))
+    (folder := tmp_path / "o'er the hill & far; away").mkdir()
+    repo, clip = toy_repository(folder)
+    server = registry.start(repo, threads=1)
+    try:
+        with connect(server.grpc_url) as client:
+            client.clip(clip)
+    finally:
+        assert server.stop() == 0
 
 
 def test_a_name_is_started_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,8 +361,6 @@ def test_a_name_that_is_no_folder_of_its_own_leaves_every_other_server_alone(
 def test_a_server_that_failed_to_start_is_forgotten_by_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import socket
-
     from surg.cli import serve
 
     monkeypatch.setenv("SURG_STATE_DIR", str(tmp_path / "state"))

@@ -237,7 +237,10 @@ def _wait(server: EmbeddedServer, guardian: "subprocess.Popen[bytes]", patience_
                 "The server was stopped before it was ready, by another command.\nStart it again: surg serve start REPO"
             )
         if server.state.get("status") == "failed" or guardian.poll() is not None or time.monotonic() > deadline:
-            reason = server.state.get("error") or "it took too long"
+            rc = guardian.poll()
+            reason = server.state.get("error") or (
+                "it took too long" if rc is None else f"the process that looks after it ended with status {rc}"
+            )
             tail = what_matters(server.log_tail(2000))
             server.stop()
             end = f"The end of its log:\n{tail}" if tail else ""
@@ -269,13 +272,17 @@ def _guardian_spec(
     *,
     follow_parent: bool,
 ) -> dict[str, Any]:
-    backends = _assemble_backends(env, folder / "backends")
+    _assemble_backends(env, folder / "backends")
     (folder / "empty").mkdir(exist_ok=True)
+    (folder / "repository").unlink(missing_ok=True)
+    (folder / "repository").symlink_to(repo)
     key = secrets.token_hex(16)
     command = [
         str(env.triton / "bin" / "tritonserver"),
-        f"--model-repository={repo}",
-        f"--backend-directory={backends}",
+        # As seen from its working folder, `empty`: Triton writes both into a line for bash without quotes, and a name with a space
+        # or a bracket in it kept its stubs from starting.
+        "--model-repository=../repository",
+        "--backend-directory=../backends",
         f"--cache-directory={env.triton / 'caches'}",
         "--http-address=127.0.0.1",
         "--grpc-address=127.0.0.1",
@@ -323,7 +330,7 @@ def _probe(contract: Contract, model: str) -> dict[str, Any]:
     return {"model": model, "inputs": inputs}
 
 
-def _assemble_backends(env: TritonEnv, folder: Path) -> Path:
+def _assemble_backends(env: TritonEnv, folder: Path) -> None:
     """Copy, never link: Triton refuses a backend library that lies outside its backend folder."""
     shutil.rmtree(folder, ignore_errors=True)
     python = folder / "python"
@@ -332,4 +339,3 @@ def _assemble_backends(env: TritonEnv, folder: Path) -> Path:
         shutil.copy(env.triton / "backends" / "python" / name, python / name)
     shutil.copy(env.triton / "python_backend_stubs" / env.python / "triton_python_backend_stub", python)
     shutil.copytree(BACKENDS / "onnxruntime", folder / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder

@@ -298,7 +298,9 @@ def free_ports(wanted: list[int], usual: Sequence[int] = ()) -> list[int]:
             preferred = usual[place] if place < len(usual) else 0
             held = socket.socket()
             sockets.append(held)
-            held.bind(("127.0.0.1", preferred if preferred and is_free(preferred) else 0))
+            if not (preferred and _takes(held, preferred)):
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+                held.bind(("127.0.0.1", 0))
             ports.append(held.getsockname()[1])
         return ports
     finally:
@@ -308,12 +310,16 @@ def free_ports(wanted: list[int], usual: Sequence[int] = ()) -> list[int]:
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a port that was just given back is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+        return _takes(probe, port)
+
+
+def _takes(held: socket.socket, port: int) -> bool:
+    # As servers do: a port that was just given back is free.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        return False
     return True
 
 
