@@ -63,9 +63,9 @@ def test_a_csv_that_does_not_fit_is_refused_by_line(text: str, message: str, tmp
 def test_vjepa_gets_whole_videos_as_they_are_and_parts_cut_out(manifest: Manifest, tmp_path: Path) -> None:
     run("export", manifest.path, "--out", tmp_path / "x", "--format", "vjepa", "--label", "action")
     assert (tmp_path / "x/train.csv").read_text() == f'"{tmp_path}/v/a b.mp4" 1\n'
-    assert (tmp_path / "x/val.csv").read_text() == f"{tmp_path}/x/clips/0000001.mp4 0\n"
-    assert json.loads((tmp_path / "x/classes.json").read_text()) == {"a tie": 0, "cut": 1}
     part = tmp_path / "x/clips/0000001.mp4"
+    assert (tmp_path / "x/val.csv").read_text() == (f'"{part}" 0\n' if " " in str(part) else f"{part} 0\n")
+    assert json.loads((tmp_path / "x/classes.json").read_text()) == {"a tie": 0, "cut": 1}
     assert probe(part).duration_s == pytest.approx(0.8, abs=0.05)
     assert painted.numbers_of(read_frames(part, [0.01, 0.79])) == [10, 29]
 
@@ -74,7 +74,9 @@ def test_vjepa_videos_of_one_name_in_two_folders_are_two_cases_and_an_apostrophe
     for folder in ("O'Brien", "Roe"):
         (tmp_path / folder).mkdir()
         painted.write(tmp_path / folder / "video.mp4", 10, 25)
-    (tmp_path / "train.csv").write_text(f"{tmp_path}/O'Brien/video.mp4 0\n{tmp_path}/Roe/video.mp4 1\n")
+    quoted = '"' if " " in str(tmp_path) else ""
+    rows = [f"{quoted}{tmp_path}/{who}/video.mp4{quoted} {label}\n" for label, who in enumerate(("O'Brien", "Roe"))]
+    (tmp_path / "train.csv").write_text("".join(rows))
     run("import", tmp_path / "train.csv", "--out", tmp_path / "m.parquet", "--format", "vjepa")
     clips = list(Manifest.read(tmp_path / "m.parquet").clips())
     assert [Path(clip.video).parent.name for clip in clips] == ["O'Brien", "Roe"]

@@ -31,6 +31,13 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
+@pytest.fixture(autouse=True)
+def no_proxy_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of these tests is on this machine; one that lets nothing out but through a proxy would ask that for it."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def meta_file(tmp_path: Path) -> Path:
     torch.save(meta_checkpoint(PARTS), tmp_path / "meta.pt")
