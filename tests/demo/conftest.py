@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,13 @@ from tests.demo.videos import moving_square
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("approach", "withdraw", "open", "close")
 ZONE = [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]]
+
+
+@pytest.fixture(autouse=True)
+def visits_leave_with_their_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visit outside the page has a temporary folder of its own, and nobody sweeps those."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
 @pytest.fixture
