@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - its plugin imports it in the summary otherwise, where CPython 3.11 may fail over what tests loaded
 import pytest
 
 # One thread a worker, whatever the shell says: tests run side by side, and more threads than cores make a test of seconds last minutes.

@@ -3,10 +3,8 @@
 import ctypes
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from itertools import islice
@@ -19,6 +17,7 @@ from surg.data.video import probe
 from surg.demo import metrics
 from surg.demo.examples import FOLDER, shipped
 from surg.demo.reference import Reference
+from surg.demo.uploads import private_uploads
 from surg.errors import ConfigError
 from surg.serving.client import Client, connect
 from surg.serving.engine import start_server
@@ -54,8 +53,7 @@ def launch(
             raise ConfigError(f"Page and metrics cannot share port {port}. Choose another: --metrics-port {port + 1}")
         _require_free(host, metrics_port, "Metrics", "--metrics-port")
     with ExitStack() as stack:
-        uploads = Path(tempfile.mkdtemp(prefix="surg-uploads-"))
-        stack.callback(shutil.rmtree, uploads, ignore_errors=True)
+        uploads = stack.enter_context(private_uploads())
         # Gradio reads these once, when it is imported: private uploads, and no calls home.
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
