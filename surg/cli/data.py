@@ -1,7 +1,6 @@
 """`surg data`: everything about videos and manifests. Each subcommand is a module of its own with `register(app)`."""
 
 import importlib
-import importlib.util
 
 import typer
 
@@ -29,5 +28,4 @@ PARTS = (
 )
 
 for _part in PARTS:
-    if importlib.util.find_spec(f"surg.cli.data_{_part}") is not None:
-        importlib.import_module(f"surg.cli.data_{_part}").register(app)
+    importlib.import_module(f"surg.cli.data_{_part}").register(app)
