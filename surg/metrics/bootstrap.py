@@ -128,7 +128,8 @@ def _around(estimate: float, half: float, bounds: tuple[float, float]) -> tuple[
     share = (estimate - low) / (high - low)
     step = half / (high - low) / (share * (1 - share))
     ends = low + (high - low) * expit(logit(share) + np.array([-step, step]))
-    return float(ends[0]), float(ends[1])
+    # There and back again is not exact: where all cases agree, a rounding must not put the estimate outside.
+    return min(float(ends[0]), estimate), max(float(ends[1]), estimate)
 
 
 def _all_agree(estimate: float, bounds: tuple[float, float], cases: int, level: float) -> tuple[float, float]:

@@ -191,3 +191,12 @@ def test_seeds_are_averaged_per_row() -> None:
     sums, counts = case_sums(a, ["x", "x", "y", "y"])
     assert sums.tolist() == [0.5, 2.0]
     assert counts.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 5, 6, 7])
+def test_the_estimate_lies_in_its_interval_also_where_all_cases_agree(kind: int) -> None:
+    for wrong in range(1, 40):
+        sums, counts = np.full(kind + 1, float(wrong)), np.full(kind + 1, float(wrong + kind))
+        found = interval(ratio_of_sums(sums, counts), kind + 1, bounds=(0, 1))
+        assert found.low <= found.estimate <= found.high
+        assert found.high - found.low < 1e-6
