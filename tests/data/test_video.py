@@ -107,7 +107,7 @@ def test_a_cover_before_the_film_is_not_taken_for_it(suffix: str, tmp_path: Path
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     info = probe(path)
-    assert (info.width, info.codec, info.duration_s) == (64, "h264", pytest.approx(2.0, abs=0.05))
+    assert (info.width, info.duration_s) == (64, pytest.approx(2.0, abs=0.05))
     assert [round(float(frame.mean()) / 4) for frame in read_frames(path, [0.0, 1.0])] == [0, 25]
     assert len(list(iter_frames(path, 5.0))) == 10
 
