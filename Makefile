@@ -96,7 +96,7 @@ docker-test: $(ENV) $(TRITON_ENV) ## Build and run the images and the compose fi
 	$(BIN)/python -m pytest -m container
 
 .PHONY: check
-check: $(ENV) ## Lint, types, layers, Dockerfile, compose schema
+check: $(ENV) ## Lint, types (of tests and benchmarks: what they name and call), layers, Dockerfile, compose schema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -121,7 +122,7 @@ def burnt_in(clips: list[Path]) -> dict[str, object]:
     }
 
 
-def table(result: dict[str, object]) -> str:
+def table(result: dict[str, Any]) -> str:
     lines = [
         "## Out of the body, single pictures: share on the wrong side",
         "",

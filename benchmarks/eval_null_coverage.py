@@ -9,6 +9,7 @@ of test cases. Near a bound: shares and areas under curves of 0.8 and more, over
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 from recording import write_result
@@ -74,8 +75,8 @@ def some_windows(cases: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     return y, scores, owners
 
 
-def near_a_bound(repeats: int) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def near_a_bound(repeats: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
 
     def add(what: str, truth: float, cases: int, found: list[dict[str, Interval]]) -> None:
         held = {m: float(np.mean([one[m].low <= truth <= one[m].high for one in found])) for m in found[0]}

@@ -49,7 +49,7 @@ def load(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def flow_features(clip: np.ndarray) -> np.ndarray:
     """23 numbers of the dense flow: size, spread and trend of motion, its directions, divergence, curl, the camera's affine motion."""
-    flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     gray = [cv2.resize(frame, (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA) for frame in clip]
     flows = np.stack([flow_of.calc(a, b, None) for a, b in itertools.pairwise(gray)])
     y, x = np.mgrid[4:FLOW_SIDE:8, 4:FLOW_SIDE:8].astype(np.float32)

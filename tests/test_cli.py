@@ -168,9 +168,9 @@ def test_every_command_that_takes_settings_can_say_which(surg: Surg) -> None:
     for command in set(SETTINGS) - {"train"}:
         done = CliRunner().invoke(app, ["config", "schema", command])
         assert any("description" in field for field in json.loads(done.stdout)["properties"].values()), command
-    done = surg("config", "schema", "demo")
-    assert done.returncode == 2
-    assert "sterility" in done.stderr
+    refused = surg("config", "schema", "demo")
+    assert refused.returncode == 2
+    assert "sterility" in refused.stderr
 
 
 @pytest.mark.parametrize(

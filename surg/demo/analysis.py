@@ -1,6 +1,6 @@
 """What the model says about one video, gathered window by window, and the spans a person would read off it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -108,7 +108,7 @@ class Analysis:
 
 def analyse(
     client: Client, video: Path, zone: Polygon | None = None, *, stride_s: float = 0.5, threshold: float | None = None
-) -> Iterator[Analysis]:
+) -> Generator[Analysis, None, None]:
     """Watch a video and yield the same growing Analysis after every window.
 
     threshold: breach probability of an alarm; None takes the one that the checkpoint carries from validation data.

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from surg.cli.main import app
 from surg.data import hashing
-from surg.data.check import check
+from surg.data.check import Findings, check
 from surg.data.manifest import Clip, Label, Manifest, write_manifest
 from surg.data.video import iter_frames, write_video
 from surg.errors import CheckFailed, DataError
@@ -38,7 +38,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(clips: list[Clip], tmp_path: Path, depth: str = "sample") -> object:
+def found(clips: list[Clip], tmp_path: Path, depth: str = "sample") -> Findings:
     return check(write_manifest(tmp_path / "m.parquet", clips), tmp_path / "work.parquet", depth=depth, workers=1)
 
 

@@ -289,7 +289,7 @@ def test_several_masks_in_one_pass_are_the_masks_one_by_one(levels: bool) -> Non
             answers = predictor.several(seen, keeps, asked, grid)
         else:
             answers = [predictor(a, b, c, grid) for a, b, c in zip(seen, keeps, asked)]
-        sum(part.square().mean() for part in answers).backward()  # type: ignore[union-attr]
+        torch.stack([part.square().mean() for part in answers]).sum().backward()
         found = [p.grad.clone() for p in (*encoder.parameters(), *predictor.parameters()) if p.grad is not None]
         return [part.detach() for part in (*tokens, *answers)], found  # type: ignore[union-attr]
 

@@ -85,7 +85,7 @@ def test_their_classifier_folder_becomes_encoder_predictor_and_head(tmp_path: Pa
     from transformers import VJEPA2Config, VJEPA2ForVideoClassification
 
     torch.manual_seed(5)
-    model = VJEPA2ForVideoClassification(VJEPA2Config(**SMALL, num_labels=5)).eval()
+    model = VJEPA2ForVideoClassification(VJEPA2Config(**SMALL | {"num_labels": 5})).eval()
     model.save_pretrained(tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "ours.safetensors", config={"num_heads": 3, "predictor": {"num_heads": 2}})
     bundle = load_bundle(tmp_path / "ours.safetensors")

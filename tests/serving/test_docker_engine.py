@@ -10,7 +10,7 @@ from docker.errors import APIError, ImageNotFound
 from surg.cli import serve
 from surg.errors import ServerError
 from surg.serving import registry, repository
-from surg.serving.engines import admin, docker
+from surg.serving.engines import admin, docker, embedded
 from surg.serving.repository import QueueConfig
 from tests.serving.toy import toy_contract, toy_model, toy_repository
 
@@ -130,7 +130,7 @@ def test_only_the_holder_of_the_key_may_load_models(tmp_path: Path, monkeypatch:
 
 
 def test_the_gpu_is_asked_for_however_docker_knows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     (tmp_path / "cdi").mkdir()
     (tmp_path / "cdi" / "nvidia.yaml").touch()
     engine = Engine()
@@ -145,7 +145,7 @@ def test_the_gpu_is_asked_for_however_docker_knows_of_it(tmp_path: Path, monkeyp
         engine.more = more
         asked = [{key: value for key, value in request.items() if value} for request in docker._gpus(engine)]
         assert asked == ([wanted] if wanted else []), more
-    monkeypatch.setattr(docker.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     engine.more = {}
     assert docker._gpus(engine)
 
@@ -182,7 +182,7 @@ def test_servers_are_listed_while_docker_is_off(
 
     monkeypatch.setattr(docker, "engine", off)
     started: list[str] = []
-    monkeypatch.setattr(registry.embedded, "start", lambda *_, **__: started.append("embedded"))
+    monkeypatch.setattr(embedded, "start", lambda *_, **__: started.append("embedded"))
     with pytest.raises(ServerError, match="No Docker engine"):
         registry.start(repo, "b", "docker")
     serve.list_()

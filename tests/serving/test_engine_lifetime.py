@@ -22,14 +22,21 @@ from surg.serving import registry, repository, shm
 from surg.serving.client import connect
 from surg.serving.engine import Server, start_server
 from surg.serving.engines import embedded
+from surg.serving.engines.embedded import EmbeddedServer
 from surg.serving.engines.guardian import SHM, born, children, free_ports, shm_namespace
 from tests.serving.toy import toy_repository
 
 pytestmark = pytest.mark.triton
 
 
-def regions(server: object) -> list[Path]:
-    guardian = server.state["guardian_pid"]  # type: ignore[attr-defined]
+def started(repo: Path) -> EmbeddedServer:
+    server = start_server(repo, threads=1)
+    assert isinstance(server, EmbeddedServer)
+    return server
+
+
+def regions(server: EmbeddedServer) -> list[Path]:
+    guardian = server.state["guardian_pid"]
     return list(SHM.glob(f"{shm_namespace()}{guardian}_*"))
 
 
@@ -44,7 +51,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> bool:
 
 def test_stop_ends_with_status_zero_and_an_empty_shared_memory(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path)
-    server = start_server(repo, threads=1)
+    server = started(repo)
     with connect(server.grpc_url) as client:
         client.clip(clip)
     assert regions(server)
@@ -57,7 +64,7 @@ def test_stop_ends_with_status_zero_and_an_empty_shared_memory(tmp_path: Path) -
 
 def test_only_loopback_is_bound(tmp_path: Path) -> None:
     repo, _ = toy_repository(tmp_path)
-    with start_server(repo, threads=1) as server:
+    with started(repo) as server:
         ports = {server.state[name] for name in ("http", "grpc", "metrics")}
         # gRPC may open its IPv4 address through an IPv6 socket: then it stands in tcp6, mapped.
         tables = [table for name in ("tcp", "tcp6") if (table := Path("/proc/net") / name).exists()]  # no tcp6 without IPv6
@@ -69,7 +76,7 @@ def test_only_loopback_is_bound(tmp_path: Path) -> None:
 
 def test_a_killed_stub_is_seen_and_replaced_while_a_client_waits(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path)
-    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
+    with started(repo) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
         before = client.clip(clip).embedding
         stubs = children(server.pid)
         assert stubs
@@ -81,7 +88,7 @@ def test_a_killed_stub_is_seen_and_replaced_while_a_client_waits(tmp_path: Path)
 
 def test_a_killed_server_comes_back_on_its_ports_without_leftovers(tmp_path: Path) -> None:
     repo, clip = toy_repository(tmp_path)
-    with start_server(repo, threads=1) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
+    with started(repo) as server, connect(server.grpc_url, patience_s=120, timeout_s=120) as client:
         before, url, pid = client.clip(clip).embedding, server.grpc_url, server.pid
         os.kill(pid, signal.SIGKILL)
         np.testing.assert_array_equal(client.clip(clip).embedding, before)
@@ -109,7 +116,7 @@ def test_a_killed_starter_takes_its_server_along(tmp_path: Path) -> None:
 
 def test_a_killed_guardian_takes_the_server_along_and_the_next_start_sweeps(tmp_path: Path) -> None:
     repo, _ = toy_repository(tmp_path)
-    server = start_server(repo, threads=1)
+    server = started(repo)
     guardian, pid = server.state["guardian_pid"], server.pid
     os.kill(guardian, signal.SIGKILL)
     assert until(lambda: not born(pid))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from surg.errors import ServerError
+from surg.model.saved import shipped as checkpoint
+from surg.runs import file_sha256
 from surg.serving import shipped
 
 CLIP = Path(__file__).resolve().parents[2] / "surg" / "demo" / "clips" / "tissue-approach.mp4"
@@ -38,7 +40,7 @@ def test_an_export_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_an_earlier_version_exported_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept = tmp_path / "surg" / f"surg-tiny-{shipped.file_sha256(shipped.shipped())[:12]}-{shipped.exporter()[:8]}"
+    kept = tmp_path / "surg" / f"surg-tiny-{file_sha256(checkpoint())[:12]}-{shipped.exporter()[:8]}"
     (kept / "surg_clip").mkdir(parents=True)
     (kept / "surg_clip" / "config.pbtxt").touch()
     assert shipped.shipped_repository() == kept

@@ -19,6 +19,7 @@ from surg.errors import DataError
 from surg.model.bundle import read_header
 from surg.runs import RunFolder
 from surg.train import loop, schedules
+from surg.train.batches import read_batch
 from surg.train.config import SourceConfig, StageConfig, TrainConfig
 from surg.train.loop import train
 from surg.train.watch import first_look
@@ -329,7 +330,7 @@ def test_the_context_loss_of_version_21_is_logged_and_waits_for_its_ramp(setting
 def test_workers_read_ahead(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    plain, seen = loop.read_batch, set()
+    plain, seen = read_batch, set()
 
     def noting(*words: Any, **more: Any) -> Any:
         seen.add(threading.current_thread().name)
@@ -359,9 +360,11 @@ def test_more_bad_clips_than_allowed_end_the_run(settings: Settings, tissue: Pat
 def test_checkpointing_recomputes_blocks_and_changes_nothing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch.utils.checkpoint import checkpoint
+
     from surg.model import layers
 
-    plain, calls = layers.checkpoint, []
+    plain, calls = checkpoint, []
 
     def counting(*words: Any, **more: Any) -> Any:
         calls.append(1)
@@ -402,7 +405,7 @@ def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, fa
 def test_every_worker_has_a_batch_to_make(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    plain, meeting, met = loop.read_batch, threading.Barrier(4), []
+    plain, meeting, met = read_batch, threading.Barrier(4), []
 
     def together(*words: Any, **more: Any) -> Any:
         if not met:

@@ -20,7 +20,7 @@ from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
 from surg.runs import RunFolder
-from surg.train import gradients
+from surg.train import gradients, parallel
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision, make_accelerator
 from surg.train.drift import Anchor
@@ -364,7 +364,7 @@ def test_fisher_information_is_taken_clip_by_clip(settings: Settings, monkeypatc
     seen: list[int] = []
     monkeypatch.setattr(gradients, "gradients", lambda *words: seen.append(len(words[5])))
     monkeypatch.setattr(gradients, "read_batch", lambda *_: SimpleNamespace(to=lambda _: None))
-    monkeypatch.setattr(gradients.parallel, "broadcast", lambda *_: None)
+    monkeypatch.setattr(parallel, "broadcast", lambda *_: None)
     four: Any = SimpleNamespace(num_processes=4, device="cpu", mixed_precision="no", autocast=None)
     anything: Any = SimpleNamespace(
         draw=lambda _: [None] * 16, classes=(), encoder=None, add_fisher=lambda *_: None, fisher={}, zero_grad=lambda **_: None

@@ -17,7 +17,8 @@ from surg.data.synth.room_mesh import PERSON
 from surg.data.synth.room_people import Person
 from surg.data.synth.room_scene import RoomCase, choose_renderer
 from surg.data.synth.room_script import BREACHES, CIRCULATOR, EVENTS, HARMLESS, write_script, write_take
-from surg.data.synth.room_truth import ZONES, contacts_of, convex_hull, inside
+from surg.data.synth.room_stage import ZONES
+from surg.data.synth.room_truth import contacts_of, convex_hull, inside
 from surg.data.video import read_frames
 from surg.errors import ConfigError
 
