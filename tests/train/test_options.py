@@ -327,22 +327,6 @@ def test_the_context_loss_of_version_21_is_logged_and_waits_for_its_ramp(setting
     assert min(whole) > 0
 
 
-def test_workers_read_ahead(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    plain, seen = read_batch, set()
-
-    def noting(*words: Any, **more: Any) -> Any:
-        seen.add(threading.current_thread().name)
-        return plain(*words, **more)
-
-    monkeypatch.setattr(loop, "read_batch", noting)
-    train(settings("pretrain", "steps=4", "data.workers=1"), tmp_path / "one")
-    assert len(seen) == 1
-    train(settings("pretrain", "steps=4", "data.workers=2"), tmp_path / "two")
-    assert len(seen) == 2
-
-
 def test_more_bad_clips_than_allowed_end_the_run(settings: Settings, tissue: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -402,20 +386,22 @@ def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, fa
     assert first_look(RunFolder(tmp_path / "run")).keys() == {"feature_std", "effective_rank"}
 
 
-def test_every_worker_has_a_batch_to_make(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_worker_reads_ahead(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     import threading
 
-    plain, meeting, met = read_batch, threading.Barrier(4), []
+    meeting, met = threading.Barrier(workers), set[str]()
 
     def together(*words: Any, **more: Any) -> Any:
-        if not met:
-            meeting.wait(timeout=20)
-            met.append(1)
-        return plain(*words, **more)
+        if (name := threading.current_thread().name) not in met:
+            met.add(name)
+            meeting.wait(timeout=120)
+        return read_batch(*words, **more)
 
     monkeypatch.setattr(loop, "read_batch", together)
-    train(settings("pretrain", "steps=8", "data.workers=4", f"{MAIN}.val_split=none"), tmp_path / "run")
-    assert met
+    train(settings("pretrain", "steps=8", f"data.workers={workers}", f"{MAIN}.val_split=none"), tmp_path / "run")
+    assert len(met) == workers
+    assert threading.main_thread().name not in met
 
 
 def test_stretched_schedules_are_stretched_all(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
