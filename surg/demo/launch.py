@@ -95,9 +95,7 @@ def launch(
             footer_links=["api"],
         )
         stack.callback(blocks.close, verbose=False)
-        print(address, flush=True)  # noqa: T201 - the result of this command
-        logger.info("The demo is open at %s    Ctrl-C ends it.", address)
-        _wait()
+        _stay_open(address)
 
 
 def _embedded(stack: ExitStack, repository: Path | None) -> Client:
@@ -150,12 +148,16 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _wait() -> None:
+def _stay_open(address: str) -> None:
+    """Until Ctrl-C or SIGTERM, which may come as soon as the address is told."""
+
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
     try:
+        signal.signal(signal.SIGTERM, stop)
+        print(address, flush=True)  # noqa: T201 - the result of this command
+        logger.info("The demo is open at %s    Ctrl-C ends it.", address)
         signal.pause()
     except KeyboardInterrupt:
         logger.info("Closing.")

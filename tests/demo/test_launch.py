@@ -1,11 +1,14 @@
-"""Where the page is opened: networks with a proxy, addresses of the sixth version."""
+"""Where the page is opened: networks with a proxy, addresses of the sixth version; how it is closed."""
 
+import os
+import signal
 import socket
+import sys
 import urllib.request
 
 import pytest
 
-from surg.demo.launch import _free_port, _without_proxy
+from surg.demo.launch import _free_port, _stay_open, _without_proxy
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "surgery.local"])
@@ -28,3 +31,24 @@ def test_a_free_port_is_found_for_either_version_of_addresses(host: str) -> None
     except OSError:
         pytest.skip(f"this machine has no {host}")
     assert _free_port(host)
+
+
+def test_a_demo_may_be_ended_as_soon_as_it_tells_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Supervisor:
+        told = ""
+
+        def write(self, text: str) -> None:
+            self.told += text
+            if text.strip():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def flush(self) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody waits yet: uploads and server would stay"))
+    supervisor = Supervisor()
+    monkeypatch.setattr(sys, "stdout", supervisor)
+    try:
+        _stay_open("http://127.0.0.1:7860/")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert supervisor.told.startswith("http://127.0.0.1:7860/")
