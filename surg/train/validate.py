@@ -116,7 +116,8 @@ def _scored(
             latents = None
             if teacher is not None and predicts and bool((rows := piece.tasks["jepa"]).any()):
                 latents = teacher(trainee.normalise(piece.frames[rows]))
-            losses = trainee(piece, Targets(latents, mine), scale, found)
+            # The context loss counts whole, however far its ramp is: or each validation would be measured by another yardstick.
+            losses = trainee(piece, Targets(latents, mine, step=config.loss.context_ramp[1]), scale, found)
         for name, value in losses.items():
             values[name] = values.get(name, 0.0) + float(value)
         for name, logits in found.items():
