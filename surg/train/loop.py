@@ -378,6 +378,16 @@ def say_decisions(
     logger.info("clips: %s; batch %d in %d part(s); steps %d = %s", clips, config.batch_size, config.accumulate, steps, why)
     if len(lengths) > 1:
         logger.info("stages: %s steps", ", ".join(map(str, lengths)))
+    warmup, peak = round(steps * config.schedule.warmup), config.optim.lr
+    if warmup > steps:
+        ends = schedules.scheduled_rate(steps, steps, peak, config.schedule)
+        logger.warning(
+            "the warm-up of %d steps is longer than the run of %d: the rate ends at %.2e and never reaches %.2e",
+            warmup,
+            steps,
+            ends,
+            peak,
+        )
     if predicts:
         side = config.data.size // trainee.patch
         shape = (config.data.num_frames // trainee.tubelet, side, side)

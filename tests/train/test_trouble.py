@@ -162,6 +162,22 @@ def test_forecast_masks_refuse_settings_that_could_not_work(settings: Settings) 
         settings("pretrain", "masks.kind=forecast", "masks.temporal_ratio=1")
 
 
+def test_replay_with_distillation_of_nothing_is_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"no source replays.*\n.*data\.sources\.main\.replay=true"):
+        settings("pretrain", "loss.weights.clear=1")
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(settings("pretrain", "steps=2", "schedule.warmup=1.5"), tmp_path / "long")
+    assert (
+        "the warm-up of 3 steps is longer than the run of 2: the rate ends at 1.40e-04 and never reaches 2.00e-04"
+        in caplog.text
+    )
+    caplog.clear()
+    train(settings("pretrain", "steps=2", "schedule.warmup=0.5"), tmp_path / "short")
+    assert "warm-up" not in caplog.text
+
+
 def test_replayed_clips_are_not_held_to_features_of_another_length(settings: Settings) -> None:
     with pytest.raises(ConfigError, match=r"Set data\.curriculum=false, or loss\.weights\.clear=0"):
         settings("surgery", "data.curriculum=true")
