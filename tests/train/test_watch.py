@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from surg.metrics.linear import linear_top1
+from surg.model.bundle import read_header
 from surg.runs import RunFolder
 from surg.train import watch
 from surg.train.config import TrainConfig
@@ -42,3 +43,12 @@ def test_the_nearest_clip_that_counts_is_of_another_case() -> None:
     assert nearest_is_same(features, labels, np.arange(4)) == 1
     assert nearest_is_same(features, labels, cases) == 0
     assert np.isnan(nearest_is_same(features, labels, np.zeros(4)))
+
+
+def test_a_validation_says_how_often_the_motion_class_is_right(settings: Settings, tmp_path: Path) -> None:
+    train(settings("pretrain-head", "steps=2", "validate_every=2"), tmp_path / "run")
+    (val,) = (row for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "val")
+    assert val["motion_aux_top1"] in (0, 1 / 3, 2 / 3, 1)
+    assert "score" not in val
+    meta = read_header(tmp_path / "run" / "checkpoints" / "best.safetensors")[1]
+    assert meta["scores"]["motion_aux_top1"] == pytest.approx(val["motion_aux_top1"], abs=1e-6)
