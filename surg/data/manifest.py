@@ -181,9 +181,11 @@ class Manifest:
             ) from error
         except (OSError, pa.ArrowException) as error:
             if self.path.is_dir():
+                inside = self.path / "manifest.parquet"
+                there = f"It holds one: {inside}" if inside.is_file() else None
                 raise DataError(
                     f"{self.path} is a folder; expected a manifest.\n"
-                    f"Make one: surg data index {self.path} --out {self.path.name}.parquet"
+                    f"{there or f'Make one: surg data index {self.path} --out {self.path.name}.parquet'}"
                 ) from error
             raise DataError(
                 f"{self.path} is not a Parquet file ({type(error).__name__}).\n"

@@ -7,7 +7,7 @@ Beside them stand what needs no model at all and what a model without time, with
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,8 @@ class Outcome:
     """Loss and val top-1 per epoch, by arm."""
     vectors: dict[str, Features]
     """Test features of each arm, for pictures."""
+    same: dict[str, str] = field(default_factory=dict)
+    """Arms with the first one's encoder, by name: what is said of them in place of a difference."""
 
 
 def probe_action(
@@ -117,6 +119,8 @@ def probe_action(
                     if variant in config.baselines:
                         _baseline(f"{arm.name}, {_WORDS[variant]}", reader.read(variant), task, config, chosen, outcome)
             outcome.evidence[arm.name] = opened.finish()
+        if number and (said := _same_encoder(arm, arms[0])):
+            outcome.same[arm.name] = said
     if "random" in config.baselines:
         _random(arms[0], task, config, folder, chosen, outcome)
     for name in config.baselines:
@@ -314,6 +318,27 @@ def _say_what_it_learned(arm: Arm, config: ProbeActionConfig, outcome: Outcome) 
             f"{arm.name} holds an action head, so its encoder may have seen action labels in training; its probe score is then not that of "
             "a self-supervised encoder."
         )
+
+
+def _same_encoder(arm: Arm, first: Arm) -> str:
+    """What stands for a difference where both arms have one encoder, by hash, and show it the same clips: the score on val of the arm's own
+    heads. Empty for other arms."""
+    if arm.checkpoint is None or first.checkpoint is None:
+        return ""
+    from surg.model.bundle import hash_of, read_header
+    from surg.model.checkpoint import load_encoder
+    from surg.model.saved import find_bundle
+
+    paths = [find_bundle(path) for path in (first.checkpoint, arm.checkpoint)]
+    metas = [read_header(path)[1] for path in paths]
+    if metas[0].get("preprocess") != metas[1].get("preprocess"):
+        return ""
+    base, own = (meta.get("encoder_sha256") or hash_of(load_encoder(path)) for path, meta in zip(paths, metas))
+    if base != own:
+        return ""
+    scores = (metas[1].get("scores") or {}).items()
+    told = [f"{name} {value:.3f}" for name, value in scores if name.endswith("_top1") or name == "breach_ap"]
+    return "same encoder" + (f"; its head: {', '.join(told)} on val" if told else "")
 
 
 def write_predictions(path: Path, outcome: Outcome) -> None:

@@ -18,7 +18,7 @@ from surg.eval.compare import name_of
 from surg.eval.results import Metric, Result, Table
 from surg.runs import RunFolder
 
-WATCHED = ("knn_top1", "val_top1", "breach_ap", "effective_rank", "feature_std", "drift_all", "loss")
+WATCHED = ("probe_top1", "knn_top1", "val_top1", "breach_ap", "effective_rank", "feature_std", "drift_all", "loss")
 """What a trajectory shows first of what a run logged about itself."""
 MOMENTS = 4
 """Steps at which one run's drift is drawn."""

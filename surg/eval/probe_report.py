@@ -1,6 +1,6 @@
 """probe_plot: from the predictions of probe_action to tables, differences between arms, and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ def summarise(
     for test in tests:
         rows = [p for p in outcome.predictions if p.test == test]
         result.tables.append(_scores(rows, outcome.classes, test, result))
-    result.tables += _differences(outcome.predictions, arms, config)
+    result.tables += _differences(outcome.predictions, arms, config, outcome.same)
     lead = _lead(outcome.predictions, arms, tests[0])
     _pictures(result, outcome, lead, arms, tests, chance, folder)
     result.tables.append(per_class(lead, outcome.classes))
@@ -77,8 +77,11 @@ def _scores(rows: list[Predictions], classes: list[str], test: str, result: Resu
     return Table(f"Scores on {test}", ["arm", "reader", "top-1", "balanced", "macro F1", "ECE", "chosen on val"], lines, note)
 
 
-def _differences(predictions: list[Predictions], arms: Sequence[str], config: ProbeActionConfig) -> list[Table]:
-    """Other arms against the first with the same reader, and the last arm against every baseline."""
+def _differences(
+    predictions: list[Predictions], arms: Sequence[str], config: ProbeActionConfig, same: Mapping[str, str] | None = None
+) -> list[Table]:
+    """Other arms against the first with the same reader, and the last arm against every baseline. `same`: arms with the first one's encoder,
+    between which there is no difference to look for."""
     by_key = {(p.arm, p.probe, p.test): p for p in predictions}
     pairs: list[tuple[Predictions, Predictions]] = []
     for p in predictions:
@@ -90,8 +93,16 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
         lead = by_key.get((arms[-1], lead_probe, p.test))
         if p.arm not in arms and lead is not None:
             pairs.append((lead, p))
+    words = same or {}
+    told = [
+        [f"{a.name} − {b.name}", a.test, words[a.arm], "–", "–", "–", "–"]
+        for a, b in pairs
+        if b.arm == arms[0] and a.arm in words
+    ]
+    pairs = [(a, b) for a, b in pairs if b.arm != arms[0] or a.arm not in words]
+    header = ["pair", "test", "difference", "p", "p (Holm)", "could see", "p < 0.05"]
     if not pairs:
-        return []
+        return [Table("Differences in top-1", header, told)] if told else []
     found = [_paired(a, b, config.seed) for a, b in pairs]
     adjusted = holm([comparison.permutation.p for comparison in found])
     rows = []
@@ -107,7 +118,7 @@ def _differences(predictions: list[Predictions], arms: Sequence[str], config: Pr
         f"Paired over clips; cases resampled whole ({method}); p by swapping arms within whole cases, at its floor where marked; "
         "Holm over this table. `could see` is the true difference that these cases find with 80 % power."
     )
-    return [Table("Differences in top-1", ["pair", "test", "difference", "p", "p (Holm)", "could see", "p < 0.05"], rows, note)]
+    return [Table("Differences in top-1", header, [*told, *rows], note)]
 
 
 def _paired(a: Predictions, b: Predictions, seed: int) -> Comparison:

@@ -178,7 +178,7 @@ def _refuse_version_1(file: WeightFile, tree: Tree, given: Mapping[str, Any], wh
     raise CheckpointError(
         f"{where} carries a table of absolute positions ({tables[0]}, {shape}), and {found}.\n"
         "V-JEPA 1's weights need that table and would say something else under the rotary positions of V-JEPA 2, which surg has. "
-        'If you know that it is V-JEPA 2 with a stale table: load_encoder(path, config={"rope": "tiled"}), or --set rope=tiled on the command line.'
+        'If you know that it is V-JEPA 2 with a stale table: load_encoder(path, config={"rope": "tiled"}), or once: surg weights convert FILE OUT.safetensors --set rope=tiled'
     )
 
 

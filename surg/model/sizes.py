@@ -125,7 +125,7 @@ def _with_heads(found: dict[str, Any], given: Mapping[str, Any], known: set[int]
             raise CheckpointError(
                 f"{where}: no tensor shows how many attention heads a model of this size has"
                 f" ({', '.join(f'{key} {_plain(found[key])}' for key in ('embed_dim', 'width', 'depth') if key in found)}).\n"
-                'Say it: load_encoder(path, config={"num_heads": N}), or --set num_heads=N on the command line.'
+                'Say it: load_encoder(path, config={"num_heads": N}), or once: surg weights convert FILE OUT.safetensors --set num_heads=N'
             )
         values["num_heads"] = known.pop()
     return values

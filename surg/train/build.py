@@ -74,12 +74,13 @@ def load_start(config: TrainConfig, kept: Path | None = None) -> Start:
         if bundle.encoder is None:
             raise CheckpointError(f"{path} holds no encoder, so nothing can be trained from it.")
         encoder = bundle.encoder if config.model.grow is None else grown(bundle.encoder, config.model.grow)
-        predictor = _as_asked(config, path, bundle.predictor) or build_predictor(_predictor_config(config, encoder))
+        predictor = _of_own_teacher(_as_asked(config, path, bundle.predictor), encoder, path)
+        predictor = predictor or build_predictor(_predictor_config(config, encoder))
         return Start(encoder, predictor, dict(bundle.heads), bundle.meta, bundle.sha256, bundle.world)
     encoder = load_encoder(path, key=config.init_key)
     encoder = encoder if config.model.grow is None else grown(encoder, config.model.grow)
     try:
-        predictor = _as_asked(config, path, load_predictor(path))
+        predictor = _of_own_teacher(_as_asked(config, path, load_predictor(path)), encoder, path)
     except CheckpointError as error:
         logger.warning("the predictor starts fresh: %s", str(error).splitlines()[0])
         predictor = build_predictor(_predictor_config(config, encoder))
@@ -94,6 +95,46 @@ def _as_asked(config: TrainConfig, path: Path, predictor: P) -> P:
             f"{path} brings its own predictor, and model.predictor asks for {other}: leave it out, or leave out --init."
         )
     return predictor
+
+
+def _of_own_teacher(predictor: nn.Module | None, encoder: nn.Module, path: Path) -> nn.Module | None:
+    """A predictor whose answers are as wide as this encoder's tokens, which a teacher made from it gives.
+
+    2.1's B and L were distilled: their predictors answer in ViT-G's 1664 numbers a token. Their output layers start fresh, the rest goes on.
+    """
+    shape: Any = getattr(predictor, "config", None)
+    width = getattr(encoder.config, "embed_dim", None)
+    if predictor is None or width is None or shape.target_dim == shape.levels * width:
+        return predictor
+    fitting = build_predictor(shape.model_copy(update={"out_dim": None}))
+    kept = {name: tensor for name, tensor in predictor.state_dict().items() if not name.startswith("predictor_proj")}
+    fresh = {name: tensor for name, tensor in fitting.state_dict().items() if name not in kept}
+    fitting.load_state_dict({**kept, **fresh})
+    logger.warning(
+        "the predictor of %s answers in %d numbers a token, as the model it was distilled from; a teacher made from this encoder has %d. "
+        "Its output layers start fresh: %s", path, shape.target_dim, shape.levels * width, ", ".join(fresh),
+    )  # fmt: skip
+    return fitting
+
+
+def check_context(config: TrainConfig, predictor: nn.Module | None) -> None:
+    """Raises ConfigError when the loss on visible tokens is asked of a predictor that has no answer for them."""
+    shape: Any = getattr(predictor, "config", None)
+    if config.loss.weights.context and not getattr(shape, "context_head", False):
+        raise ConfigError(
+            f"loss.weights.context={config.loss.weights.context:g} needs a predictor that also answers for visible tokens, as V-JEPA 2.1's "
+            "does; this one does not.\nLeave it out, start from 2.1's weights, or give a fresh one: --set model.predictor={context_head: true}"
+        )
+
+
+def check_ramp(config: TrainConfig, steps: int) -> None:
+    """Raises ConfigError when the run ends before its loss on visible tokens begins."""
+    first = config.loss.context_ramp[0]
+    if config.loss.weights.context and steps <= first:
+        raise ConfigError(
+            f"loss.weights.context={config.loss.weights.context:g} would never count: it comes in after step {first}, and the run has {steps}.\n"
+            f"Bring it in earlier: --set loss.context_ramp=[0,{max(1, steps // 2)}]; or leave it out"
+        )
 
 
 def check_shape(config: TrainConfig, start: Start) -> None:
@@ -163,7 +204,9 @@ def _predictor_config(config: TrainConfig, encoder: nn.Module) -> PredictorConfi
     base = zoo.predictor_config(config.model.size) if config.model.size in zoo.PREDICTORS else PredictorConfig()
     levels = len(getattr(shape, "levels", ())) or 1
     return validate(
-        PredictorConfig, {**base.model_dump(), "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor}
+        PredictorConfig,
+        # Wide as this encoder's own teacher, also where the released one was distilled from a wider model.
+        {**base.model_dump(), "out_dim": None, "embed_dim": shape.embed_dim, "levels": levels, **config.model.predictor},
     )
 
 
@@ -198,7 +241,8 @@ def build_trainee(
         heads["contrast"] = ContrastHead(width, temperature=config.loss.temperature, queue=config.loss.queue)
     if "mask_aux" in tasks:
         heads["mask_aux"] = MaskHead(width, shape.patch_size, shape.tubelet_size)
-    levels = len(getattr(shape, "levels", ())) or 1
+    # 2.1's pre-trained models predict four levels of their encoder, its distilled ones the last.
+    levels = getattr(getattr(start.predictor, "config", None), "levels", 1)
     trainee = Trainee(
         start.encoder,
         start.predictor,

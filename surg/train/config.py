@@ -351,6 +351,11 @@ class TrainConfig(Config):
                 "loss.weights.clear holds replayed clips to features of their full length, and data.curriculum shows shorter ones first. "
                 "Set data.curriculum=false, or loss.weights.clear=0 (loss.weights.anchor holds the encoder as well)"
             )
+        if self.loss.weights.clear and not any(source.replay for source in self.data.sources.values()):
+            raise ValueError(
+                f"loss.weights.clear={self.loss.weights.clear:g} holds replayed clips to their stored features, and no source replays.\n"
+                f"Let one: --set data.sources.{next(iter(self.data.sources), 'NAME')}.replay=true; or set loss.weights.clear=0"
+            )
         for stage in self.stages:
             unknown = set(stage.mix) - set(self.data.sources)
             if unknown:

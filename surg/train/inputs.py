@@ -1,8 +1,10 @@
 """What a run learns from: its sources opened, the classes in them, and whether any clip has what the losses need."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
+from surg.data.manifest import Clip
 from surg.errors import ConfigError, DataError
 from surg.train.batches import takes_part
 from surg.train.config import SourceConfig, TrainConfig
@@ -39,13 +41,7 @@ def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str
     """Class names: as set, else what the training clips hold, in alphabetical order."""
     if config.model.classes:
         return config.model.classes
-    found = {
-        str(clip.labels[source.config.label])
-        for source in sources.values()
-        if "action" in source.config.tasks or "motion_aux" in source.config.tasks
-        for clip in source.clips
-        if source.config.label in clip.labels
-    }
+    found = {name for source in sources.values() for name in class_names(source.config, source.clips)}
     for name, source in sources.items():
         # Without a motion table either, the motion_aux head of an unlabelled set has nothing to learn, which is a choice; a typo is none.
         label = source.config.label
@@ -53,6 +49,13 @@ def action_classes(config: TrainConfig, sources: dict[str, Source]) -> tuple[str
             known = sorted({key for clip in source.clips for key in clip.labels})
             logger.warning("source %s: no clip has the label %r; the labels there: %s", name, label, ", ".join(known) or "none")
     return tuple(sorted(found))
+
+
+def class_names(config: SourceConfig, clips: Iterable[Clip]) -> set[str]:
+    """What some clips of a source hold of the label that its heads learn."""
+    if not {"action", "motion_aux"} & set(config.tasks):
+        return set()
+    return {str(clip.labels[config.label]) for clip in clips if config.label in clip.labels}
 
 
 def check_losses(config: TrainConfig, sources: dict[str, Source], classes: tuple[str, ...]) -> None:

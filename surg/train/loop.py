@@ -87,6 +87,7 @@ def train(
     kept = out / "checkpoints" / "last.safetensors"
     start = build.load_start(config, kept if resume and (out / "checkpoints" / "resume.pt").is_file() else None)
     build.check_shape(config, start)
+    build.check_context(config, start.predictor)
 
     # --- clips
     cache = config.data.cache or out / "cache"
@@ -99,6 +100,7 @@ def train(
     clips = sum(len(source.usable) for source in sources.values())
     per_epoch = max(1, math.ceil(clips / config.batch_size))
     steps = config.steps or max(1, round(config.epochs * per_epoch))
+    build.check_ramp(config, steps)
 
     # --- model, teacher, optimiser
     trainee = build.build_trainee(config, start, classes, spec, sources)
@@ -113,7 +115,7 @@ def train(
         optimizer.anchor({parameter: parameter.detach().clone() for parameter in trainee.encoder.parameters()})
     lengths = unfreeze.stage_lengths(config, steps)
     if main:
-        say_decisions(config, accelerator, trainee, sources, steps, per_epoch, lengths)
+        say_decisions(config, accelerator, trainee, sources, steps, per_epoch, lengths, predicts=predicts)
 
     # --- run folder, or the state of a killed run
     run = (
@@ -352,6 +354,8 @@ def say_decisions(
     steps: int,
     per_epoch: int,
     lengths: list[int],
+    *,
+    predicts: bool,
 ) -> None:
     """Every derived value with its reason, before the first step."""
     clips = ", ".join(f"{name} {len(source.usable)}" for name, source in sources.items())
@@ -374,7 +378,21 @@ def say_decisions(
     logger.info("clips: %s; batch %d in %d part(s); steps %d = %s", clips, config.batch_size, config.accumulate, steps, why)
     if len(lengths) > 1:
         logger.info("stages: %s steps", ", ".join(map(str, lengths)))
-    shape = (config.data.num_frames // trainee.tubelet, config.data.size // trainee.patch, config.data.size // trainee.patch)
-    if config.masks.kind != "mgmae":
-        drawn = masks.draw_masks(config.masks, shape, config.batch_size, config.seed, 1)
-        logger.info("%s", masks.describe(drawn, shape))
+    warmup, peak = round(steps * config.schedule.warmup), config.optim.lr
+    if warmup > steps:
+        ends = schedules.scheduled_rate(steps, steps, peak, config.schedule)
+        logger.warning(
+            "the warm-up of %d steps is longer than the run of %d: the rate ends at %.2e and never reaches %.2e",
+            warmup,
+            steps,
+            ends,
+            peak,
+        )
+    if predicts:
+        side = config.data.size // trainee.patch
+        shape = (config.data.num_frames // trainee.tubelet, side, side)
+        # Masks along the flow are as large whatever moves.
+        still = torch.zeros(config.batch_size, *shape, 2)
+        logger.info(
+            "%s", masks.describe(masks.draw_masks(config.masks, shape, config.batch_size, config.seed, 1, still), shape)
+        )

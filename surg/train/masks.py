@@ -14,6 +14,8 @@ from surg.train.flow import motion_guided_visible
 
 Grid = tuple[int, int, int]
 Masks = list[tuple[Tensor, Tensor]]
+# What the system drawing gives for its ViT-g at 384 px, where our counts may be laid beside its own.
+DRAWN = {(8, 24, 24): "the system drawing has 500-1,100 and 3,500-4,100"}
 
 
 def draw_masks(config: MaskConfig, grid: Grid, batch: int, seed: int, step: int, flow: Tensor | None = None) -> Masks:
@@ -47,4 +49,4 @@ def describe(masks: Masks, grid: Grid) -> str:
     """`4608 tokens (8 x 24 x 24): mask 1 sees 1120, predicts 2210; …`"""
     t, h, w = grid
     parts = [f"mask {n} sees {seen.shape[1]}, predicts {hidden.shape[1]}" for n, (seen, hidden) in enumerate(masks, start=1)]
-    return f"{t * h * w} tokens ({t} x {h} x {w}): " + "; ".join(parts)
+    return f"{t * h * w} tokens ({t} x {h} x {w}): " + "; ".join([*parts, *([DRAWN[grid]] if grid in DRAWN else [])])

@@ -113,7 +113,7 @@ def draw_curves(run: RunFolder) -> Path | None:
                 axes.plot(*zip(*points), label=kind, marker="." if len(points) < 30 else None)
         axes.set_title(name if name != "loss" else "loss (no proof of quality: see the probes)", fontsize=9)
         axes.legend(fontsize=7)
-    figure.subplots_adjust(0.06, 0.05, 0.98, 0.95, 0.2, 0.45)
+    figure.subplots_adjust(0.06, 0.05, 0.98, 0.95, 0.25, 0.45)
     path = run.plots / "curves.png"
     run.plots.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path), dpi=90)

@@ -9,23 +9,31 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from surg.data.manifest import Manifest
+from surg.data.manifest import Clip, Manifest
 from surg.errors import ConfigError
 from surg.runs import RunFolder
-from surg.train import schedules, unfreeze
+from surg.train import build, schedules, unfreeze
 from surg.train.config import TrainConfig
+from surg.train.inputs import class_names
 from surg.train.loop import train
 from surg.train.progress import duration
-from surg.train.sources import matches
+from surg.train.sources import limited, matches
 from surg.train.trainee import HALVED
 
 
 def rehearse(config: TrainConfig) -> list[str]:
     """Run two steps, validation and a checkpoint in a temporary folder, and say what the run that was asked for would take."""
-    counts = {name: clips_of(config, name) for name in config.data.sources}
+    clips = {name: clips_of(config, name) for name in config.data.sources}
+    counts = {name: len(found) for name, found in clips.items()}
+    # The few clips below may not have them all, and a head of other classes is another head.
+    classes = config.model.classes or sorted(
+        {word for name, found in clips.items() for word in class_names(config.data.sources[name], found)}
+    )
     per_epoch = max(1, math.ceil(sum(counts.values()) / config.batch_size))
     steps = config.steps or max(1, round(config.epochs * per_epoch))
-    unfreeze.stage_lengths(config, steps)  # refuses what the whole run would refuse
+    # What the whole run would refuse.
+    unfreeze.stage_lengths(config, steps)
+    build.check_ramp(config, steps)
     few = {name: source.model_copy(update={"limit": 2 * config.batch_size}) for name, source in config.data.sources.items()}
     # Two steps of each stage, however short one of them is beside the others.
     stages = tuple(stage.model_copy(update={"share": 1.0}) for stage in config.stages)
@@ -36,6 +44,8 @@ def rehearse(config: TrainConfig) -> list[str]:
             ),
             "steps": 2 * max(1, len(stages)),
             "stages": stages,
+            "model": config.model.model_copy(update={"classes": tuple(classes)}),
+            "loss": config.loss.model_copy(update={"context_ramp": (0, 1)}),
             "log_every": 1,
             "val_batches": 1,
             "tensorboard": False,
@@ -60,14 +70,13 @@ def rehearse(config: TrainConfig) -> list[str]:
     ]
 
 
-def clips_of(config: TrainConfig, name: str) -> int:
+def clips_of(config: TrainConfig, name: str) -> list[Clip]:
     """Training clips of a source, by its manifest alone."""
     source = config.data.sources[name]
     if source.manifest is None:
         raise ConfigError(f"The source {name!r} has no manifest.\nGive one: --data {name}=MANIFEST.parquet")
-    selected = Manifest.read(source.manifest).select(split=source.split)
-    count = sum(matches(clip, source.where) for clip in selected.clips()) if source.where else len(selected)
-    return min(count, source.limit or count)
+    selected = Manifest.read(source.manifest).select(split=source.split).clips()
+    return limited([clip for clip in selected if matches(clip, source.where)], source.limit)
 
 
 def longest(config: TrainConfig, steps: int, per_epoch: int) -> int:

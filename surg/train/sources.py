@@ -104,9 +104,7 @@ def open_source(
             f"No clip of {config.manifest} has the label {config.label!r} that the action head learns.\n"
             f"Labels there: {sorted({key for clip in clips for key in clip.labels})}. Choose: --set data.sources.{name}.label=NAME"
         )
-    if config.limit is not None:
-        # A spread over the file and not its head, which is often one case.
-        clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, min(config.limit, len(clips))).astype(int))]
+    clips = limited(clips, config.limit)
     varies = config.zone or data.augment.scale != (1.0, 1.0)
     size = round(data.size * MARGIN) if varies else data.size
     spec = StoreSpec(size=size, fps=data.fps, zone_crop=data.zone_crop * MARGIN if config.zone else 0.0)
@@ -134,6 +132,13 @@ def open_source(
         source.actions = ActionReader(config.actions, config.manifest, clips, like=learnt.actions)
         source.states = ActionReader(config.states, config.manifest, clips, like=learnt.states)
     return source
+
+
+def limited(clips: list[Clip], limit: int | None) -> list[Clip]:
+    """At most so many clips: a spread over the file and not its head, which is often one case."""
+    if limit is None:
+        return clips
+    return [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, min(limit, len(clips))).astype(int))]
 
 
 def matches(clip: Clip, where: dict[str, Any]) -> bool:

@@ -99,7 +99,7 @@ class Bundles:
                 key: {"clips": len(source.usable), "fingerprint": source.fingerprint} for key, source in self.sources.items()
             },
             "init_sha256": self.start.sha256,
-            # Frozen arms share this hash: the evaluation can say "same encoder" instead of a difference.
+            # Frozen arms share this hash: the evaluation says "same encoder" instead of a difference.
             "encoder_sha256": hash_of(encoder),
             "aux_label": next(
                 (s.config.label for s in self.sources.values() if "motion_aux" in s.config.tasks and self.classes), ""

@@ -220,7 +220,9 @@ class Trainee(nn.Module):
                 found["action_map"] = losses.acting(self.heads["action_map"](tokens).float(), where, batch.action[rows]) * share
             return found
         if name == "motion_aux":
-            return {"motion_aux": motion_aux_loss(head(tokens), batch.action[rows], batch.motion[rows], scale)}
+            logits, features = head(tokens)
+            _answer(answers, "motion_aux", logits.float(), rows)
+            return {"motion_aux": motion_aux_loss((logits, features), batch.action[rows], batch.motion[rows], scale)}
         if name == "flow":
             assert batch.flow is not None
             flow = batch.flow[rows].flatten(1, 3)

@@ -25,7 +25,7 @@ def validate(
     accelerator: Accelerator,
     parts: int = 1,
 ) -> dict[str, float]:
-    """Mean losses over the same clips, windows and masks every time; top-1 of the action, average precision of the breach.
+    """Mean losses over the same clips, windows and masks every time; top-1 of the action and of the motion class, average precision of the breach.
 
     Every process looks at whole batches, in `parts`: with as many as a training step has over all processes, it needs no more memory.
 
@@ -35,7 +35,7 @@ def validate(
     still = Reading(**{**reading.__dict__, "training": False, "features": 0})
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    action: list[npt.NDArray[np.int64]] = []
+    classes: dict[str, list[npt.NDArray[np.bool_]]] = {"action": [], "motion_aux": []}
     breach: list[npt.NDArray[np.float64]] = []
     weights = config.loss.weights.model_dump()
     for number, draws in enumerate(validation_draws(held_out, config)):
@@ -46,9 +46,9 @@ def validate(
             rows = len(batch)
             sums[name] = sums.get(name, 0.0) + value * rows
             counts[name] = counts.get(name, 0) + rows
-        if "action" in answers:
-            known = torch.isfinite(answers["action"][:, 0])
-            action.append(torch.stack([answers["action"].argmax(1)[known].cpu(), batch.action[known].cpu()], 1).numpy())
+        for name in classes.keys() & answers.keys():
+            known = torch.isfinite(answers[name][:, 0]) & (batch.action >= 0)
+            classes[name].append((answers[name].argmax(1) == batch.action)[known].cpu().numpy())
         if "breach" in answers:
             known = torch.isfinite(batch.breach[:, 0]) & torch.isfinite(answers["breach"][:, 0])
             breach.append(
@@ -61,8 +61,9 @@ def validate(
         return {}
     total = weighted_sum({name: torch.tensor(value) for name, value in scores.items()}, weights)
     out = {"loss": float(total), **scores}
-    if action and len(pairs := np.concatenate(action)):
-        out["action_top1"] = float((pairs[:, 0] == pairs[:, 1]).mean())
+    for name, found in classes.items():
+        if found and len(right := np.concatenate(found)):
+            out[f"{name}_top1"] = float(right.mean())
     if breach and len(scored := np.concatenate(breach)):
         out["breach_ap"] = average_precision(scored[:, 0], scored[:, 1])
         out["breach_prior"] = float(scored[:, 1].mean())
@@ -116,7 +117,8 @@ def _scored(
             latents = None
             if teacher is not None and predicts and bool((rows := piece.tasks["jepa"]).any()):
                 latents = teacher(trainee.normalise(piece.frames[rows]))
-            losses = trainee(piece, Targets(latents, mine), scale, found)
+            # The context loss counts whole, however far its ramp is: or each validation would be measured by another yardstick.
+            losses = trainee(piece, Targets(latents, mine, step=config.loss.context_ramp[1]), scale, found)
         for name, value in losses.items():
             values[name] = values.get(name, 0.0) + float(value)
         for name, logits in found.items():

@@ -1,12 +1,14 @@
-"""Looking at the features while they train: spread, effective rank, kNN; a falling loss proves nothing about them."""
+"""Looking at the features while they train: spread, effective rank, kNN, a linear probe; a falling loss proves nothing about them."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from surg.metrics.knn import normalise
+from surg.metrics.knn import nearest
+from surg.metrics.linear import linear_top1
 from surg.metrics.spread import effective_rank, feature_std
 from surg.runs import RunFolder
 from surg.train.batches import Reading, read_batch
@@ -43,7 +45,8 @@ class Watch:
 
     @torch.no_grad()
     def look(self, step: int) -> dict[str, float]:
-        """feature_std, effective_rank, knn_top1; warns with the knob when the features collapse."""
+        """feature_std, effective_rank, and where labels of two cases are there knn_top1 and probe_top1; warns with the knob when the features
+        collapse."""
         if len(self.draws) < 4:
             return {}
         was_training = self.trainee.training
@@ -62,7 +65,10 @@ class Watch:
         out = {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
         known = truth >= 0
         if known.sum() >= 8 and len(set(truth[known].tolist())) > 1:
-            out["knn_top1"] = nearest_is_same(features[known], truth[known])
+            cases = np.array([self.sources[draw.source].clips[draw.index].case for draw in self.draws])[known]
+            if len(set(cases)) > 1:
+                out["knn_top1"] = nearest_is_same(features[known], truth[known], cases)
+                out["probe_top1"] = linear_top1(features[known], truth[known], cases)
         self.first = self.first or {name: out[name] for name in STARTED}
         self._alarm(step, out)
         return out
@@ -77,12 +83,10 @@ class Watch:
                 )  # fmt: skip
 
 
-def nearest_is_same(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Leave-one-out: the share of clips whose nearest other clip by cosine has the same label."""
-    rows = normalise(features)
-    similar = rows @ rows.T
-    np.fill_diagonal(similar, -np.inf)
-    return float((labels[similar.argmax(axis=1)] == labels).mean())
+def nearest_is_same(features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], cases: npt.NDArray[Any]) -> float:
+    """The share of clips whose nearest clip of another case, by cosine, has the same label; NaN where there is no other case."""
+    found = nearest(features, features, 1, query_groups=cases, bank_groups=cases)[0][:, 0]
+    return float((labels[found] == labels).mean()) if (found >= 0).all() else float("nan")
 
 
 def first_look(run: RunFolder) -> dict[str, float]:

@@ -156,6 +156,14 @@ def test_a_manifest_is_not_written_under_the_name_of_another_kind_of_file(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_place_of_its_manifest_is_answered_with_the_manifests_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="surg data index"):
+        Manifest.read(tmp_path).counts("split")
+    (tmp_path / "manifest.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"It holds one: .*manifest\.parquet$"):
+        Manifest.read(tmp_path).counts("split")
+
+
 def test_what_is_no_manifest_is_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no manifest.*\n.*surg data index"):
         Manifest.read(tmp_path / "absent.parquet")

@@ -17,6 +17,8 @@ from surg.eval.probe_report import _differences, summarise
 from surg.eval.probes import ProbeConfig, Split3, run_probe
 from surg.eval.report import write_report
 from surg.eval.results import Result
+from surg.model.bundle import save_bundle
+from surg.model.checkpoint import load_bundle
 
 QUICK = ProbeConfig(depth=1, epochs=15, lr=(1e-2,), weight_decay=(0.01,), knn_k=(3,), batch_size=16)
 
@@ -93,6 +95,24 @@ def test_the_whole_yardstick_on_generated_motion(checkpoint: Path, motion_manife
     assert 'src="http' not in report
     for plot in result.plots:
         assert (tmp_path / "plots" / f"{plot.stem}.svg").stat().st_size > 1000
+
+
+def test_an_arm_with_the_first_ones_encoder_shows_its_heads_own_score_and_no_difference(
+    checkpoint: Path, motion_manifest: Path, tmp_path: Path
+) -> None:
+    first = load_bundle(checkpoint)
+    assert first.encoder is not None
+    parts = {"encoder": first.encoder}
+    for name, preprocess in (("head", first.meta["preprocess"]), ("wider", {**first.meta["preprocess"], "fps": 8.0})):
+        meta = {**first.meta, "preprocess": preprocess, "scores": {"loss": 1.5, "motion_aux_top1": 0.625}}
+        save_bundle(tmp_path / f"{name}.safetensors", parts, {}, meta)
+    arms = [Arm("base", checkpoint), *(Arm(name, tmp_path / f"{name}.safetensors") for name in ("head", "wider"))]
+    config = ProbeActionConfig(features=FeatureConfig(level="tokens"), probe=QUICK, probes=("linear",), baselines=(), workers=1)
+    outcome = probe_action(arms, Manifest.read(motion_manifest), {}, config, tmp_path, "torch")
+    rows = {row[0]: row[2] for row in summarise(outcome, config, ["base", "head", "wider"], tmp_path, []).tables[1].rows}
+    assert rows["head/linear − base/linear"] == "same encoder; its head: motion_aux_top1 0.625 on val"
+    # Clips are shown to it otherwise: its features are others.
+    assert not rows["wider/linear − base/linear"].startswith("same")
 
 
 def test_arms_are_paired_by_clip_whatever_their_order_and_what_they_lack() -> None:

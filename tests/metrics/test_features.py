@@ -6,6 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from surg.metrics.calibration import expected_calibration_error, fit_temperature, reliability
 from surg.metrics.knn import knn_probabilities, knn_top1, nearest
+from surg.metrics.linear import linear_top1
 from surg.metrics.retrieval import (
     average_precision_at_k,
     cycle_at_k,
@@ -40,6 +41,23 @@ def test_knn_votes() -> None:
     assert votes.sum() == pytest.approx(1)
     assert votes[0, 0] > 0.99
     assert knn_top1(bank, ["x", "x", "y"], bank, ["x", "x", "y"], k=1) == 1
+
+
+def test_a_linear_probe_reads_what_lies_on_a_line() -> None:
+    truth = np.arange(60) % 3
+    cases = np.repeat([f"c{number}" for number in range(6)], 10)
+    noise = RNG.normal(size=(60, 32))
+    assert linear_top1(noise + 20 * np.eye(3, 32)[truth], truth, cases) == 1
+    assert linear_top1(noise, truth, cases) < 0.6
+
+
+def test_a_linear_probe_is_asked_about_cases_it_did_not_learn_from() -> None:
+    # The features know the case and nothing else, and each case has one answer.
+    cases = np.repeat(np.arange(6), 5)
+    features = 10 * np.eye(6)[cases] + 0.01 * RNG.normal(size=(30, 6))
+    assert linear_top1(features, cases % 2, np.arange(30)) == 1
+    assert linear_top1(features, cases % 2, cases) < 0.6
+    assert np.isnan(linear_top1(features, cases % 2, np.zeros(30)))
 
 
 def test_effective_rank_of_known_spectra() -> None:

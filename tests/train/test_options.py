@@ -166,7 +166,9 @@ CASES: dict[str, Case] = {
     "loss.keep": Case("multitask", "loss.keep=1.0"),
     "loss.keep_dense": Case("multitask", "loss.keep_dense=0.5"),
     "loss.label_smoothing": Case("full", "loss.label_smoothing=0"),
-    "loss.context_ramp": Case("pretrain", "loss.context_ramp=[0, 1]", (*LEVELS, "loss.weights.context=0.5")),
+    "loss.context_ramp": Case(
+        "pretrain", "loss.context_ramp=[0, 1]", (*LEVELS, "loss.weights.context=0.5", "loss.context_ramp=[0, 3]")
+    ),
     "optim.lr": Case("pretrain", "optim.lr=1e-3"),
     "optim.betas": Case("pretrain", "optim.betas=[0.5, 0.9]"),
     "optim.eps": Case("pretrain", "optim.eps=1e-2"),

@@ -1,5 +1,6 @@
 """Every shipped recipe runs, and what it trains is what it says."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from surg.errors import ConfigError
 from surg.model.checkpoint import load_bundle
-from surg.train import recipes
+from surg.train import masks, recipes
 from surg.train.build import load_start
 from surg.train.config import TrainConfig
 from surg.train.loop import train
@@ -88,6 +89,33 @@ def test_the_drawn_recipe_sees_4608_tokens_of_ten_seconds() -> None:
     assert config.data.num_frames // 2 * side * side == 4608
     assert config.data.num_frames / config.data.fps == pytest.approx(10)
     assert config.teacher.momentum == 0.99925
+
+
+def test_the_drawings_counts_stand_beside_the_drawn_recipes() -> None:
+    config = recipes.load_recipe("pretrain-vitg384")
+    said = masks.describe(masks.draw_masks(config.masks, (8, 24, 24), 2, 0, 1), (8, 24, 24))
+    assert re.search(
+        r"^4608 tokens .*mask 1 sees \d+, predicts \d+; mask 2 sees \d+, predicts \d+; .*500-1,100 and 3,500-4,100", said
+    )
+    config = recipes.load_recipe("pretrain")
+    assert "drawing" not in masks.describe(masks.draw_masks(config.masks, (8, 16, 16), 2, 0, 1), (8, 16, 16))
+
+
+@pytest.mark.parametrize(("recipe", "says"), [("surgery", "mask 1 sees 8, predicts 28"), ("pretrain-head", ""), ("full", "")])
+def test_a_run_says_its_token_counts_where_something_is_masked(
+    recipe: str, says: str, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(settings(recipe, "steps=3"), tmp_path / "run")
+    assert ("36 tokens (4 x 3 x 3): " + says in caplog.text) if says else ("tokens (" not in caplog.text)
+
+
+def test_a_dry_run_knows_every_class_of_the_run(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(settings("full", "steps=1"), tmp_path / "run")
+    caplog.clear()
+    # Two clips hold at most two of the three classes.
+    rehearse(settings("full", f"init={tmp_path / 'run'}", "batch_size=1", model={}))
+    assert "starts fresh" not in caplog.text
 
 
 def test_a_dry_run_of_stages_of_unequal_length_tries_each(settings: Settings) -> None:

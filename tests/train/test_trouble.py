@@ -19,13 +19,20 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.motion import FEATURES
 from surg.errors import CheckpointError, ConfigError, DataError, RunError
+from surg.model.bundle import save_bundle
+from surg.model.checkpoint import load_bundle
+from surg.model.config import EncoderConfig, PredictorConfig
+from surg.model.encoder import Encoder
+from surg.model.predictor import Predictor
 from surg.runs import RunFolder
 from surg.train import gradients, parallel
+from surg.train.build import load_start
 from surg.train.config import TrainConfig
 from surg.train.device import choose_device, choose_precision, make_accelerator
 from surg.train.drift import Anchor
 from surg.train.launch import Choices, resolve
 from surg.train.loop import train
+from surg.train.rehearsal import rehearse
 from surg.train.trainee import Trainee
 from surg.train.trouble import Watchdog
 from surg.train.whole import at_rest
@@ -153,6 +160,22 @@ def test_forecast_masks_refuse_settings_that_could_not_work(settings: Settings) 
         settings("pretrain", "masks.kind=forecast", "masks.ratio=0.5")
     with pytest.raises(ConfigError, match=r"masks\.temporal_ratio=1\.0 must lie between 0 and 1"):
         settings("pretrain", "masks.kind=forecast", "masks.temporal_ratio=1")
+
+
+def test_replay_with_distillation_of_nothing_is_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"no source replays.*\n.*data\.sources\.main\.replay=true"):
+        settings("pretrain", "loss.weights.clear=1")
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(settings("pretrain", "steps=2", "schedule.warmup=1.5"), tmp_path / "long")
+    assert (
+        "the warm-up of 3 steps is longer than the run of 2: the rate ends at 1.40e-04 and never reaches 2.00e-04"
+        in caplog.text
+    )
+    caplog.clear()
+    train(settings("pretrain", "steps=2", "schedule.warmup=0.5"), tmp_path / "short")
+    assert "warm-up" not in caplog.text
 
 
 def test_replayed_clips_are_not_held_to_features_of_another_length(settings: Settings) -> None:
@@ -314,6 +337,62 @@ def test_weights_that_bring_another_predictor_than_was_asked_for_are_refused(set
     train(settings("pretrain", "steps=1"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"brings its own predictor, and model.predictor asks for \{'depth': 7\}"):
         train(settings("pretrain", "steps=1", f"init={tmp_path / 'run'}", model={"predictor": {"depth": 7}}), tmp_path / "next")
+
+
+def distilled(path: Path) -> Path:
+    """Weights like 2.1's B and L: an encoder with levels, and a predictor that answers in the wider numbers of another model."""
+    encoder = Encoder(EncoderConfig(embed_dim=48, depth=2, num_heads=2, levels=(0, 1), rope="interleaved"))
+    shape = PredictorConfig(embed_dim=48, out_dim=104, width=24, depth=2, num_heads=2, rope="interleaved", context_head=True)
+    save_bundle(path, {"encoder": encoder, "predictor": Predictor(shape)}, {}, {})
+    return path
+
+
+def test_distilled_weights_are_trained_on_with_a_teacher_of_their_own_width(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = (f"init={distilled(tmp_path / 'distilled.safetensors')}", "loss.weights.context=0.5", "loss.context_ramp=[0, 1]")
+    train(settings("pretrain", *more, model={}), tmp_path / "run")
+    assert "answers in 104 numbers a token" in caplog.text
+    assert "predictor_proj_context.bias" in caplog.text
+    before, after = (
+        load_bundle(path).predictor
+        for path in (tmp_path / "distilled.safetensors", tmp_path / "run/checkpoints/last.safetensors")
+    )
+    assert (before.config.target_dim, after.config.target_dim) == (104, 48)  # type: ignore[union-attr]
+    assert before.config.levels == after.config.levels == 1  # type: ignore[union-attr]
+
+
+def test_only_the_output_layers_of_a_distilled_predictor_start_fresh(settings: Settings, tmp_path: Path) -> None:
+    path = distilled(tmp_path / "distilled.safetensors")
+    before = load_bundle(path).predictor.state_dict()  # type: ignore[union-attr]
+    now = load_start(settings("pretrain", f"init={path}", model={})).predictor.state_dict()  # type: ignore[union-attr]
+    assert {name for name in now if not torch.equal(now[name], before[name])} == {
+        f"predictor_proj{of}.{kind}" for of in ("", "_context") for kind in ("weight", "bias")
+    }
+
+
+def test_a_fresh_model_of_a_distilled_ones_size_predicts_its_own_teacher(settings: Settings) -> None:
+    start = load_start(settings("pretrain", model={"size": "vitb-2.1", "encoder": {"depth": 4, "levels": [0, 1, 2, 3]}}))
+    shape = start.predictor.config  # type: ignore[union-attr]
+    assert shape.target_dim == 4 * 768
+
+
+def test_a_context_loss_that_could_never_count_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="also answers for visible tokens"):
+        train(settings("pretrain", "loss.weights.context=0.5"), tmp_path / "run")
+    late = settings("pretrain", "loss.weights.context=0.5", "model.predictor={context_head: true}")
+    for begin in (lambda: train(late, tmp_path / "run"), lambda: rehearse(late)):
+        with pytest.raises(ConfigError, match=r"comes in after step 15000, and the run has 4.\n.*context_ramp=\[0,2\]"):
+            begin()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_validation_counts_the_context_loss_whole_at_every_step(settings: Settings, tmp_path: Path) -> None:
+    more = ("loss.weights.context=0.5", "model.predictor={context_head: true}", "loss.context_ramp=[2, 4]", "validate_every=1")
+    train(settings("pretrain", *more, "steps=3"), tmp_path / "run")
+    found = [row["context"] for row in RunFolder(tmp_path / "run").metrics() if row["kind"] == "val"]
+    assert len(found) == 3
+    assert min(found) > 0.1
 
 
 def test_a_head_that_came_along_says_that_it_keeps_its_depth(
