@@ -101,7 +101,9 @@ def run(
 
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with Progress(total, len(finished)) as progress:
+    # Keys hold settings too: what others left is done, but not for this run.
+    done = sum(key(item) in finished for item in items) if finished and isinstance(items, Sized) else len(finished)
+    with Progress(total, done) as progress:
         for name, rows, error in _engine(engine, workers, address)(function, todo()):
             if rows is None:
                 report.failed.append((name, error))

@@ -1,9 +1,9 @@
 """The folder for what visitors bring and what is made of it: private, gone with the demo, and swept where a demo was killed."""
 
 import logging
+import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +13,18 @@ from filelock import FileLock, Timeout
 logger = logging.getLogger(__name__)
 
 PREFIX = "surg-uploads-"
-YOUNG_S = 60.0
-"""A younger folder may belong to a demo that has not locked it yet."""
 
 
 @contextmanager
 def private_uploads() -> Iterator[Path]:
     """A new folder that is deleted at the end; those of demos that came to no end are deleted now."""
-    _sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    where = Path(tempfile.gettempdir())
+    _sweep(where)
+    folder = where / f"{PREFIX}{secrets.token_hex(8)}"
     lock = _lock(folder)
     try:
         with lock:
+            folder.mkdir(mode=0o700)  # under the lock: a folder without one is nobody's, however young
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,7 +34,7 @@ def private_uploads() -> Iterator[Path]:
 def _sweep(where: Path) -> None:
     for folder in where.glob(f"{PREFIX}*/"):
         try:
-            if folder.is_symlink() or time.time() - folder.stat().st_mtime < YOUNG_S:
+            if folder.is_symlink():
                 continue
             # Nobody holds the lock of a demo that was killed.
             with (lock := _lock(folder)).acquire(blocking=False):

@@ -1,6 +1,7 @@
 """The table of arms: results of several runs side by side, and what differs between their settings."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,18 @@ def compare(runs: Sequence[Path], folder: Path) -> Result:
     if paired:
         out.tables.append(paired)
     shown = [
-        (name, [(run, result.metrics[name]) for run, result in results.items() if name in result.metrics])
+        (
+            name,
+            [
+                (run, result.metrics[name])
+                for run, result in results.items()
+                if name in result.metrics and isfinite(result.metrics[name].value)
+            ],
+        )
         for name in names
         if name.endswith(("top1", "auprc"))
     ]
-    for index, (name, bars) in enumerate(shown[:6]):
+    for index, (name, bars) in enumerate([(name, bars) for name, bars in shown if bars][:6]):
         out.plots.append(plots.bars(bars, folder / "plots", f"compare_{index}", name, xlabel=name.rsplit("/", 1)[-1]))
     out.headline = f"{len(runs)} runs, {len(names)} metrics."
     return out

@@ -72,7 +72,11 @@ def write_baseline(
         if metric.value == metric.value and (not only or any(word in name for word in only))
     }
     if not chosen:
-        raise DataError(f"None of the {len(named_metrics(results))} numbers has a name with {', '.join(only)} in it.")
+        found = [name for name, metric in named_metrics(results).items() if metric.value == metric.value]
+        raise DataError(
+            f"None of the {len(found)} numbers that these results hold has a name with {', '.join(only)} in it.\n"
+            f"Store others by a word of their names: --only {found[0] if found else 'WORD'}"
+        )
     mine = protocol_of(results)
     runs = [run for run in read_baseline(path) if run["protocol"] != mine] if Path(path).is_file() else []
     write_json(path, {"runs": [*runs, {"protocol": mine, "metrics": chosen}]})

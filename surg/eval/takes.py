@@ -203,7 +203,9 @@ def score_takes(
             progress.step(failed=False)
     parts.flush()
     parts.join([name for take in takes for name in _names(take, parts.written)])
-    return read_scores(out, takes, len(contract.horizons_s))
+    found = read_scores(out, takes, len(contract.horizons_s))
+    backend.kept(sum(len(scored.times_s) for scored in found) - windows)
+    return found
 
 
 def _piece(take: TakeTruth, number: int) -> str:

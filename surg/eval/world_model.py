@@ -79,7 +79,7 @@ def foresee(backend: Backend, manifest: Manifest, config: WorldConfig) -> Foresi
     if not chosen:
         raise DataError(
             f"No clip of split `{config.split}` lasts {need_s:.2f} s: {spec.num_frames} frames at {spec.fps:g} fps and the {steps} tubelets to foresee.\n"
-            "Give longer clips, or export with a shorter horizon: --set horizon_tubelets=1"
+            "Give longer clips, or a shorter horizon: surg export CHECKPOINT --out REPO --set served.horizon_tubelets=1, then --repository REPO"
         )
     rng = np.random.default_rng(config.seed)
     places = np.sort(rng.choice(patches, min(config.places, patches), replace=False))

@@ -89,7 +89,7 @@ def _torch(path: Path) -> WeightFile:
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+) was not an allowed|Unsupported (?:global|class)", str(error))
+        refused = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)|Unsupported (?:global|class)", str(error))
         if refused:
             named = f" (it names {refused.group(1)})" if refused.group(1) else ""
             raise CheckpointError(

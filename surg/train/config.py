@@ -344,7 +344,8 @@ class TrainConfig(Config):
             raise ValueError(f"batch_size {self.batch_size} does not split into accumulate {self.accumulate} equal parts")
         if self.data.cache_features and (changing := self._what_changes()):
             raise ValueError(
-                f"data.cache_features keeps one encoding of each clip, but {'; '.join(changing)}. Change that, or set data.cache_features=false"
+                f"data.cache_features keeps one encoding of each clip, but {'; '.join(changing)}. "
+                "Change that, as in brackets, or set data.cache_features=false"
             )
         if self.loss.weights.clear and self.data.curriculum and any(source.replay for source in self.data.sources.values()):
             raise ValueError(

@@ -83,6 +83,8 @@ def _flags(choices: Choices, plain: TrainConfig) -> dict[str, Any]:
             extra["optim"] = {"encoder_lr": 0.1}
             if plain.trainable.encoder == "none":
                 extra["teacher"] = {"frozen": False}
+            if plain.data.cache_features:
+                extra["data"] = {"cache_features": False}  # one encoding of each clip is a frozen encoder's
     if choices.num_epochs is not None:
         # A length in steps would win.
         extra |= {"epochs": choices.num_epochs, "steps": None}
@@ -105,7 +107,7 @@ def _flags(choices: Choices, plain: TrainConfig) -> dict[str, Any]:
     if weights:
         extra["loss"] = {"weights": weights}
     if choices.num_workers is not None:
-        extra["data"] = {"workers": choices.num_workers}
+        extra.setdefault("data", {})["workers"] = choices.num_workers
     for name in ("device", "seed"):
         if getattr(choices, name) is not None:
             extra[name] = getattr(choices, name)

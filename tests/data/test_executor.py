@@ -117,6 +117,14 @@ def test_what_is_done_is_not_done_again_unless_asked(tmp_path: Path) -> None:
     assert [row["number"] for row in rows(out)] == [0, 1]
 
 
+def test_what_other_settings_left_is_not_said_to_be_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for setting, said in (("a", 0), ("b", 0), ("b", 3)):
+        caplog.clear()
+        run(square, range(1, 4), tmp_path / "rows.parquet", workers=1, key=lambda item, setting=setting: f"{item} {setting}")
+        assert ("3 items are done already" in caplog.text) == bool(said)
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

@@ -240,6 +240,22 @@ def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -
         compare([tmp_path / "one", tmp_path / "three"], tmp_path)
 
 
+def test_a_number_that_a_run_could_not_give_is_listed_and_not_drawn(tmp_path: Path) -> None:
+    # A test set without a breach has no average precision; a bar of NaN took the picture's axes along.
+    for name, values in {"one": (0.5, float("nan")), "two": (float("nan"), float("nan"))}.items():
+        metrics = {"model/auprc": Metric(values[0]), "clips/auprc": Metric(values[1])}
+        Result("sterility", "S", "h", metrics=metrics).write(tmp_path / name)
+    compared = compare([tmp_path / "one", tmp_path / "two"], tmp_path)
+    assert [plot.title for plot in compared.plots] == ["model/auprc"]
+    assert [row[0] for row in compared.tables[0].rows] == ["model/auprc", "clips/auprc"]
+
+
+def test_a_baseline_of_numbers_that_the_results_lack_names_the_way_to_others(tmp_path: Path) -> None:
+    result = Result("sterility", "S", metrics={"model/auprc": Metric(float("nan")), "model/recall": Metric(0.5)})
+    with pytest.raises(DataError, match=r"None of the 1 numbers .*model/auprc(.|\n)*--only sterility/model/recall"):
+        regression.write_baseline([result], tmp_path / "b.json", 0.05, ["model/auprc"])
+
+
 @pytest.mark.parametrize(
     ("kind", "title", "evidence"),
     [

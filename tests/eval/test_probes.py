@@ -10,7 +10,7 @@ import pytest
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.errors import DataError
 from surg.eval.baselines import motion
-from surg.eval.classification import Predictions
+from surg.eval.classification import Predictions, score
 from surg.eval.features import FeatureConfig
 from surg.eval.probe_action import Arm, ProbeActionConfig, probe_action, read_task
 from surg.eval.probe_report import _differences, summarise
@@ -141,6 +141,14 @@ def test_a_difference_over_one_case_stands_without_an_interval() -> None:
         for name, answers in (("model", right), ("majority class", wrong))
     ]
     assert [row[2] for row in _differences(found, ["model"], ProbeActionConfig(probes=("linear",)))[0].rows] == ["+1.000"]
+
+
+def test_an_answer_that_the_test_set_lacks_is_scored_without_a_foreign_warning() -> None:
+    truth, guess = np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1])
+    found = score(
+        Predictions("a", "linear", "test", np.eye(3)[guess][None], truth, np.arange(4), np.arange(4), {}), ["x", "y", "z"]
+    )
+    assert found["balanced_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_a_clip_of_two_answers_is_said(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from surg.data.adapters.mmor_rule import OUR_SETS
 from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.timeline import Sample, Timeline, timeline_path, write_timeline
 from surg.errors import DataError, ServerError
-from surg.eval.backends import Backend, exported
+from surg.eval.backends import Backend, exported, open_backend
 from surg.eval.results import Result
 from surg.eval.runs import judge_sterility
 from surg.eval.side_tables import add_side_tables, official_scores, rule_answers
@@ -387,6 +387,22 @@ def test_a_server_killed_in_the_middle_of_a_take_leaves_its_pieces_and_the_next_
     assert resumed.times_s == pytest.approx(whole.times_s)
     assert resumed.breach == pytest.approx(whole.breach, abs=1e-5)
     assert resumed.motion == pytest.approx(whole.motion)
+
+
+@pytest.mark.triton
+def test_scores_that_are_all_kept_need_nothing_sent_to_the_server(
+    checkpoint: Path, take_manifest: Path, tmp_path: Path
+) -> None:
+    # As `surg eval sterility --overwrite --set false_per_hour=1` does: other thresholds, the same scores.
+    takes, config = read_takes(Manifest.read(take_manifest), WatchConfig()), WatchConfig()
+    with exported(checkpoint) as repository, start_server(repository) as server:
+        for sent, kept in ((True, False), (False, True)):
+            with open_backend("triton", server=server.grpc_url) as backend:
+                found = score_takes(backend, takes, tmp_path / "scores.parquet", config)
+                ran = backend.finish()
+            windows = sum(len(scored.times_s) for scored in found)
+            assert ran["inferences_sent"] == ({"surg_clip": windows} if sent else {})
+            assert ran.get("answers_of_an_earlier_run", 0) == (windows if kept else 0)
 
 
 def test_the_official_score_of_moments_beside_the_manifest(tmp_path: Path) -> None:

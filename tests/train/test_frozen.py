@@ -11,6 +11,7 @@ from surg.errors import ConfigError
 from surg.model.encoder import Encoder
 from surg.train import loop
 from surg.train.config import TrainConfig
+from surg.train.launch import Choices, resolve
 from surg.train.loop import train
 
 Settings = Callable[..., TrainConfig]
@@ -67,6 +68,14 @@ def test_a_second_run_on_the_same_encoder_encodes_nothing(
     train(config, tmp_path / "two")
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_an_encoder_that_the_flag_wakes_is_not_encoded_once(tissue: Path) -> None:
+    woken = resolve(Choices("probe", [str(tissue)], encoder_frozen=False, num_workers=1))
+    assert (woken.trainable.encoder, woken.data.cache_features, woken.data.workers) == ("all", False, 1)
+    assert resolve(Choices("probe", [str(tissue)], encoder_frozen=True)).data.cache_features
+    with pytest.raises(ConfigError, match=r"the encoder learns .*or set data\.cache_features=false"):
+        resolve(Choices("probe", [str(tissue)], encoder_frozen=False, overrides=["data.cache_features=true"]))
 
 
 @pytest.mark.parametrize(
