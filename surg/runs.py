@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from surg.advice import quoted
 from surg.config import Config, to_yaml
 from surg.errors import RunError
 
@@ -117,7 +118,7 @@ class RunFolder:
         if run.config_path.exists() and not overwrite:
             raise RunError(
                 f"{path} holds a run already.\n"
-                f"Go on with it: --resume {path}    replace it: --overwrite    or choose another --out."
+                f"Go on with it: --resume {quoted(path)}    replace it: --overwrite    or choose another --out."
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path} is a file; a run needs a folder. Choose another --out.")
@@ -127,7 +128,9 @@ class RunFolder:
     def reopen(cls, path: Path) -> "RunFolder":
         run = cls(Path(path))
         if not run.config_path.is_file():
-            raise RunError(f"{path} holds no run (no config.yaml), so it cannot be resumed. Start one with --out {path}.")
+            raise RunError(
+                f"{path} holds no run (no config.yaml), so it cannot be resumed. Start one with --out {quoted(path)}."
+            )
         return run
 
     @property

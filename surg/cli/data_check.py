@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from surg.advice import quoted
+
 
 def register(app: typer.Typer) -> None:
     app.command("check")(check)
@@ -42,5 +44,5 @@ def check(
         raise CheckFailed(f"{manifest} is not sound: " + "; ".join(found.problems) + ".")
     if not as_json:
         split = any(found.splits)
-        step = f"surg data show {manifest}" if split else f"surg data split {manifest}"
+        step = f"surg data show {quoted(manifest)}" if split else f"surg data split {quoted(manifest)}"
         typer.echo(f"Nothing wrong.{f' Wrote {out}.' if out else ''} Next: {step}")

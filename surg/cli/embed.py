@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.asked import BackendChoice, BackendOption, Checkpoint, Repository, Server, open_model
 
 app = typer.Typer(help="Features of every clip as one Arrow table: for probes, kNN, retrieval and plots.")
@@ -57,4 +58,6 @@ def embed(
         evidence = opened.finish()
     ran = evidence.get("server", evidence["backend"])
     typer.echo(f"Wrote {out}: {len(features)} rows of {'x'.join(map(str, features.meta['shape']))}, by {ran}")
-    typer.echo(f"Next: surg eval retrieval {out} --label action    or surg eval probe-action --data {manifest} …")
+    typer.echo(
+        f"Next: surg eval retrieval {quoted(out)} --label action    or surg eval probe-action --data {quoted(manifest)} …"
+    )

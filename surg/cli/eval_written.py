@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surg.advice import quoted
+
 if TYPE_CHECKING:
     from surg.eval.results import Result
 
@@ -46,7 +48,7 @@ def finish(results: "list[Result]", out: Path, json_: bool, seed: int) -> None:
         for warning in result.warnings:
             typer.echo(f"  beware: {warning}", err=True)
     typer.echo(f"Wrote {report}")
-    typer.echo(f"Next: open it in a browser, or hold it against another run: surg eval compare {out} RUN")
+    typer.echo(f"Next: open it in a browser, or hold it against another run: surg eval compare {quoted(out)} RUN")
 
 
 def write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
@@ -54,7 +56,9 @@ def write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
     from surg.runs import write_text
 
     write_text(out, model_card(checkpoint, results))
-    typer.echo(f"Wrote {out}\nNext: read it, and put it beside the model: surg export {checkpoint} --out repo", err=True)
+    typer.echo(
+        f"Wrote {out}\nNext: read it, and put it beside the model: surg export {quoted(checkpoint)} --out repo", err=True
+    )
 
 
 def hold_against(results: "list[Result]", baseline: Path) -> None:
@@ -69,5 +73,5 @@ def hold_against(results: "list[Result]", baseline: Path) -> None:
         raise CheckFailed(
             f"{len(worse)} of {len(verdicts)} numbers are worse than {baseline} allows, or missing:\n"
             + "\n".join(f"  {verdict}" for verdict in worse)
-            + f"\nIf that is meant to be, store the new ones: surg eval check RUN --write {baseline}"
+            + f"\nIf that is meant to be, store the new ones: surg eval check RUN --write {quoted(baseline)}"
         )

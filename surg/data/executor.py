@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from surg.advice import quoted
 from surg.errors import ConfigError, DataError, RunError
 from surg.runs import atomic_file
 
@@ -133,7 +134,9 @@ class Parts:
 
     def __init__(self, out: Path) -> None:
         if out.is_dir():
-            raise RunError(f"{out} is a folder; the table needs the name of a file. For example --out {out / 'table.parquet'}")
+            raise RunError(
+                f"{out} is a folder; the table needs the name of a file. For example --out {quoted(out / 'table.parquet')}"
+            )
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
         self.written: set[str] = set()

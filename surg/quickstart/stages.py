@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from surg.advice import quoted
 from surg.errors import RunError
 from surg.eval.results import Result
 from surg.model.saved import SHIPPED
@@ -122,7 +123,7 @@ class Summary:
             f"weights           {self.out}/adapted/checkpoints/last.safetensors",
             f"model repository  {self.out}/repository",
             "",
-            f"Next: surg demo --repository {self.out}/repository    look closer: surg doctor --run {self.out}/adapted",
+            f"Next: surg demo --repository {quoted(self.out / 'repository')}    look closer: surg doctor --run {quoted(self.out / 'adapted')}",
         ]
         return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ class Stage:
 
     @property
     def typed(self) -> str:
-        return "surg " + " ".join(self.command)
+        return "surg " + shlex.join(self.command)
 
     @property
     def is_done(self) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from surg.advice import quoted
 from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
@@ -199,7 +200,7 @@ def start(
     if repository.read_config(repo, repository.lead_model(repo)).backend == "tensorrt":
         raise ServerError(
             f"{repo} serves TensorRT plans, which need a GPU and NVIDIA's image.\n"
-            f"Serve them there: surg serve start {repo} --engine docker    or their ONNX files in this process: local:{repo}"
+            f"Serve them there: surg serve start {quoted(repo)} --engine docker    or their ONNX files in this process: local:{quoted(repo)}"
         )
     detached = folder is not None
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-triton-"))
