@@ -36,7 +36,10 @@ def _unquoted(tree: ast.AST) -> Iterator[str]:
     """What stands in a command as it comes."""
     for text in ast.walk(tree):
         if isinstance(text, ast.JoinedStr):
-            parts = [part.value if isinstance(part, ast.Constant) else f"⟦{ast.unparse(part.value)}⟧" for part in text.values]
+            parts = [
+                f"⟦{ast.unparse(part.value)}⟧" if isinstance(part, ast.FormattedValue) else ast.literal_eval(part)
+                for part in text.values
+            ]
             for command in COMMAND.findall("".join(map(str, parts))):
                 yield from (
                     what for what in re.findall("⟦(.*?)⟧", command) if not what.startswith("quoted(") and what not in BARE
