@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM in the middle of commands, as a terminal and a container send them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from surg.data.manifest import Manifest
+from surg.serving.engines.guardian import SHM, shm_namespace
 from tests.conftest import ROOT
+from tests.serving.toy import toy_repository
 
 Surg = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -19,10 +22,19 @@ Surg = Callable[..., "subprocess.CompletedProcess[str]"]
 class Broken:
     """A command that was stopped in the middle: how it ended, and what of it is left."""
 
-    def __init__(self, folder: Path, *words: object, when: Callable[[], object], number: int = signal.SIGINT) -> None:
+    def __init__(
+        self, folder: Path, *words: object, when: Callable[[], object], number: int = signal.SIGINT, **environment: str
+    ) -> None:
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb", "TMPDIR": str(self.scratch)}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+            "TMPDIR": str(self.scratch),
+            **environment,
+        }
         command = [sys.executable, "-m", "surg", *map(str, words)]
         with subprocess.Popen(
             command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -91,3 +103,28 @@ run()
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["serve start", "demo --port 0 --repository"])
+def test_a_server_that_was_being_started_goes_with_its_command(command: str, number: int, surg: Surg, tmp_path: Path) -> None:
+    repo, _ = toy_repository(tmp_path)
+    begun: set[int] = set()
+
+    def guarded() -> bool:
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode()
+                if "guardian.py" in words and str(tmp_path) in words:
+                    begun.add(int(entry.name))
+        return bool(begun)
+
+    (tmp_path / "home").mkdir()
+    environment = {"SURG_STATE_DIR": str(tmp_path / "home")}
+    broken = Broken(tmp_path, *command.split(), repo, when=guarded, number=number, **environment)
+    assert broken.ended_well(number)
+    assert begun
+    assert not any(Path(f"/proc/{pid}").exists() for pid in begun)
+    assert not [region for pid in begun for region in SHM.glob(f"{shm_namespace()}{pid}_*")]
+    assert surg("serve", "list", **environment).stdout == ""

@@ -222,7 +222,16 @@ def start(
         start_new_session=True,
     )
     server = EmbeddedServer(folder, repo, None if detached else guardian)
-    _wait(server, guardian, start_timeout_s + len(spec["probes"]) * spec["probe_timeout_s"] + 30)
+    try:
+        _wait(server, guardian, start_timeout_s + len(spec["probes"]) * spec["probe_timeout_s"] + 30)
+    except KeyboardInterrupt as stopped:
+        # It may not have written who it is, so it is not asked to stop by way of the state.
+        guardian.terminate()
+        guardian.wait(EXIT_TIMEOUT_S + 20)
+        shutil.rmtree(folder, ignore_errors=True)
+        if detached:
+            stopped.add_note("No server was left running.")
+        raise
     logger.info(
         "Triton is ready: grpc %s, http %s, version(s) %s", server.grpc_url, server.http_url, repository.served_versions(repo)
     )
