@@ -42,6 +42,7 @@ def embed(
     ] = True,
 ) -> None:
     from surg.config import validate
+    from surg.data.executor import check_table_name
     from surg.data.manifest import Manifest
     from surg.errors import ConfigError
     from surg.eval.features import FeatureConfig, embed_manifest
@@ -50,6 +51,7 @@ def embed(
         raise ConfigError(
             f"--pool {pool} averages tokens, and --level pooled has one vector a window. Add --level tokens, or leave --pool out."
         )
+    check_table_name(out)
     asked = {"level": level.value, "pool": pool, "segments": segments, "stride_s": stride_s}
     config = validate(FeatureConfig, asked)
     clips = Manifest.read(manifest)

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from surg.advice import quoted
 from surg.errors import ConfigError, DataError, RunError
-from surg.runs import atomic_file
+from surg.runs import atomic_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ Outcome = tuple[str, "list[Row] | None", str]
 PART_ITEMS = 256
 PART_SECONDS = 30.0
 LOG_SECONDS = 30.0
+OTHER_KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 # What a worker gets to remove its half-written file.
 GRACE_SECONDS = 5.0
 
@@ -147,14 +148,24 @@ def _make_folder(folder: Path) -> None:
         raise RunError(f"{folder} cannot be made: {error.strerror or error}. Choose another --out.") from error
 
 
+def check_table_name(out: Path) -> None:
+    """Raise RunError for a folder, and for a name that says another kind of file: before any work."""
+    if out.is_dir():
+        raise RunError(
+            f"{out} is a folder; the table needs the name of a file. For example --out {quoted(out / 'table.parquet')}"
+        )
+    if out.suffix.lower() in OTHER_KINDS:
+        raise RunError(
+            f"{out} would be a Parquet table, and its name says {out.suffix}. Name it so: --out {quoted(out.with_suffix('.parquet'))}\n"
+            "pandas.read_parquet reads it, and to_csv makes a CSV file of it."
+        )
+
+
 class Parts:
     """The rows so far, in a folder beside the result; each part file is whole or absent."""
 
     def __init__(self, out: Path) -> None:
-        if out.is_dir():
-            raise RunError(
-                f"{out} is a folder; the table needs the name of a file. For example --out {quoted(out / 'table.parquet')}"
-            )
+        check_table_name(out)
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
         self.written: set[str] = set()
@@ -173,7 +184,7 @@ class Parts:
             with pq.ParquetFile(self.out) as table:
                 names = json.loads((table.schema_arrow.metadata or {}).get(b"surg.keys", b"[]"))
             shutil.copyfile(self.out, self.folder / "part-000000.parquet")
-            (self.folder / "part-000000.json").write_text(json.dumps(names))
+            write_text(self.folder / "part-000000.json", json.dumps(names))
         for file in sorted(self.folder.glob("part-*.json")):
             self.written.update(json.loads(file.read_text()))
         return set(self.written)
