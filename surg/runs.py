@@ -51,6 +51,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     On an exception (Ctrl-C and a full disk included) the temporary file goes and `path` stays as it was.
     """
     path = Path(path)
+    check_place(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not a context manager: the name must outlive the handle, which is closed before the rename.
@@ -71,6 +72,15 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if refused is not None:
             raise _unwritable(path, refused) from error
         raise
+
+
+def check_place(path: Path) -> None:
+    """Raise RunError when nothing can be written at `path`, a file or a folder to come: before the work, not after."""
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise _unwritable(path, NotADirectoryError(errno.ENOTDIR, f"{parent} is a file"))
+    if not os.access(parent, os.W_OK):
+        raise _unwritable(path, PermissionError(errno.EACCES, f"{parent} takes no files"))
 
 
 def write_text(path: Path, text: str) -> None:

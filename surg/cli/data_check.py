@@ -29,8 +29,10 @@ def check(
     from surg.data.check import lines
     from surg.data.manifest import Manifest
     from surg.errors import CheckFailed
-    from surg.runs import write_json
+    from surg.runs import check_place, write_json
 
+    if out is not None:
+        check_place(out)
     with tempfile.TemporaryDirectory() as folder:
         found = check_manifest(Manifest.read(manifest), Path(folder) / "videos.parquet", depth=depth, workers=workers)
     if out is not None:

@@ -18,7 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")
 def vacant(out: Path, overwrite: bool) -> None:
     """Before any work: an evaluation that is whole is not replaced unless asked; one that was cut off goes on."""
     from surg.errors import RunError
+    from surg.runs import check_place
 
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; an evaluation needs a folder. Choose another --out.")
     if not overwrite and any((out / name).is_file() for name in ("result.json", "report.html")):

@@ -28,7 +28,7 @@ from surg.data.segment.given import mask_pictures
 from surg.data.sources import image_rate
 from surg.data.stills import open_stills
 from surg.errors import ConfigError, DataError
-from surg.runs import atomic_file, write_json
+from surg.runs import atomic_file, check_place, write_json
 
 Names = dict[str, str]
 SHORTEST = 3
@@ -95,6 +95,7 @@ def deidentify_all(
     max_failed: float = 0.0,
 ) -> Deidentified:
     """Raises DataError when more than `max_failed` of the videos failed; their originals are as they were."""
+    check_place(out / "videos")
     if faces is not None:
         open_detector(faces)  # A wrong file is found out before the first video.
     manifest = _manifest(inputs)

@@ -9,6 +9,7 @@ from surg.errors import RunError
 from surg.eval.results import Result
 from surg.model.saved import SHIPPED
 from surg.quickstart.tour import Stage
+from surg.runs import check_place
 
 SEED = "5"
 MARKER = ".surg-quickstart"
@@ -93,6 +94,7 @@ def clear(out: Path) -> None:
 
 
 def _claim(out: Path) -> None:
+    check_place(out / MARKER)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise RunError(f"{out} holds other things. Choose an empty folder: surg quickstart --out runs/another")
     try:

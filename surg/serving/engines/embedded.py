@@ -138,9 +138,14 @@ class EmbeddedServer:
         if self.guardian is not None:
             if self.guardian.stdin is not None and not self.guardian.stdin.closed:
                 self.guardian.stdin.close()
-            rc = self.guardian.wait(EXIT_TIMEOUT_S + 20)
-            self._state = {**self._state, "status": "stopped"}
-            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                rc = self.guardian.wait(EXIT_TIMEOUT_S + 20)
+            except KeyboardInterrupt:
+                self.guardian.wait(EXIT_TIMEOUT_S + 20)  # it is ending, and needs its folder until then
+                raise
+            finally:
+                self._state = {**self._state, "status": "stopped"}
+                shutil.rmtree(self.folder, ignore_errors=True)
             return rc
         pid = self.state.get("guardian_pid")
         if isinstance(pid, int) and self._guarded():
