@@ -128,3 +128,23 @@ def test_a_server_that_was_being_started_goes_with_its_command(command: str, num
     assert not any(Path(f"/proc/{pid}").exists() for pid in begun)
     assert not [region for pid in begun for region in SHM.glob(f"{shm_namespace()}{pid}_*")]
     assert surg("serve", "list", **environment).stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_tour_that_is_stopped_ends_its_stage_and_says_that_it_goes_on(number: int, tmp_path: Path) -> None:
+    videos = tmp_path / "tour" / "tissue" / "videos"
+    broken = Broken(tmp_path, "quickstart", "--out", "tour", when=lambda: any(videos.glob("*.mp4")), number=number)
+    assert broken.ended_well(number)
+    assert "What is done is kept; the same command goes on from there." in broken.err
+    assert not [*(tmp_path / "tour").rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_export_of_the_shipped_model_ends_with_the_command_that_needed_it(number: int, tmp_path: Path) -> None:
+    kept = tmp_path / "cache"
+    broken = Broken(
+        tmp_path, "serve", "start", when=lambda: any(kept.rglob("*.onnx")), number=number,
+        XDG_CACHE_HOME=str(kept), SURG_STATE_DIR=str(tmp_path / "state"),
+    )  # fmt: skip
+    assert broken.ended_well(number)
+    assert [path for path in kept.rglob("*") if path.is_file()] == []

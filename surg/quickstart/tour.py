@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from surg.child import interrupt
 from surg.errors import RunError
 from surg.runs import write_text
 
@@ -82,8 +83,9 @@ def _run(row: "_Row", refresh: Callable[[], None]) -> None:
     started = time.monotonic()
     last: deque[str] = deque(maxlen=30)
     command = [sys.executable, "-m", "surg", *row.stage.arguments]
+    environment = {**os.environ, "COLUMNS": "100"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, process_group=0
     ) as process:
         if process.stdout is None:
             raise AssertionError("Popen was asked for a pipe")
@@ -93,8 +95,9 @@ def _run(row: "_Row", refresh: Callable[[], None]) -> None:
                 last.append(row.line)
                 row.state = f"{time.monotonic() - started:4.0f} s"
                 refresh()
-        except KeyboardInterrupt:
-            process.wait()
+        except KeyboardInterrupt as stopped:
+            interrupt(process)
+            stopped.add_note("What is done is kept; the same command goes on from there.")
             raise
     if process.returncode != 0:
         raise RunError(

@@ -139,7 +139,7 @@ def test_a_table_of_parquet_is_not_written_under_the_name_of_another_kind(
     [
         "data index . --out taken/m.parquet",
         "data check m.parquet --out taken/found.json",
-        "data split m.parquet --replace --shares train=1 --out taken/m.parquet",
+        "data show m.parquet --clips 1 --frames 1 --out taken/s.jpg",
         "data deidentify m.parquet --out taken",
         "data segment m.parquet --out taken",
         "eval sterility --data m.parquet --out taken/run",
@@ -152,7 +152,7 @@ def test_a_file_where_a_folder_is_needed_is_named_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", np.zeros((8, 64, 64, 3), np.uint8), 8)
-    write_manifest("m.parquet", [Clip("a.mp4", 0, 1, "case", split="test")])
+    write_manifest("m.parquet", [Clip("a.mp4", 0, 1, "case", split="train", labels={"kind": "a"})])
     (tmp_path / "taken").write_text("mine")
     before = sorted(path.name for path in tmp_path.iterdir())
     error = CliRunner().invoke(app, words.split()).exception
