@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from surg.advice import quoted
 from surg.config import Config, to_yaml
 from surg.errors import RunError
 
@@ -50,6 +51,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     On an exception (Ctrl-C and a full disk included) the temporary file goes and `path` stays as it was.
     """
     path = Path(path)
+    check_place(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not a context manager: the name must outlive the handle, which is closed before the rename.
@@ -70,6 +72,15 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if refused is not None:
             raise _unwritable(path, refused) from error
         raise
+
+
+def check_place(path: Path) -> None:
+    """Raise RunError when nothing can be written at `path`, a file or a folder to come: before the work, not after."""
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise _unwritable(path, NotADirectoryError(errno.ENOTDIR, f"{parent} is a file"))
+    if not os.access(parent, os.W_OK):
+        raise _unwritable(path, PermissionError(errno.EACCES, f"{parent} takes no files"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +128,7 @@ class RunFolder:
         if run.config_path.exists() and not overwrite:
             raise RunError(
                 f"{path} holds a run already.\n"
-                f"Go on with it: --resume {path}    replace it: --overwrite    or choose another --out."
+                f"Go on with it: --resume {quoted(path)}    replace it: --overwrite    or choose another --out."
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path} is a file; a run needs a folder. Choose another --out.")
@@ -127,7 +138,9 @@ class RunFolder:
     def reopen(cls, path: Path) -> "RunFolder":
         run = cls(Path(path))
         if not run.config_path.is_file():
-            raise RunError(f"{path} holds no run (no config.yaml), so it cannot be resumed. Start one with --out {path}.")
+            raise RunError(
+                f"{path} holds no run (no config.yaml), so it cannot be resumed. Start one with --out {quoted(path)}."
+            )
         return run
 
     @property

@@ -32,10 +32,13 @@ def serve(
 ) -> None:
     """surg_clip over gRPC, HTTP and shared memory against onnxruntime in this process, interleaved; starts, stops and the bars."""
     from surg.runs import write_json, write_text
+    from surg.serving.inference import check_out
     from surg.serving.load import markdown, measure
     from surg.serving.shipped import shipped_repository
 
     callers = _numbers(clients)
+    if out is not None:
+        check_out(out, (".json",))
     result = measure(repo or shipped_repository(), callers, seconds, rounds, threads, server, starts)
     text = markdown(result)
     typer.echo(text)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from surg.advice import quoted
+
 
 def register(app: typer.Typer) -> None:
     app.command("check")(check)
@@ -27,8 +29,10 @@ def check(
     from surg.data.check import lines
     from surg.data.manifest import Manifest
     from surg.errors import CheckFailed
-    from surg.runs import write_json
+    from surg.runs import check_place, write_json
 
+    if out is not None:
+        check_place(out)
     with tempfile.TemporaryDirectory() as folder:
         found = check_manifest(Manifest.read(manifest), Path(folder) / "videos.parquet", depth=depth, workers=workers)
     if out is not None:
@@ -42,5 +46,5 @@ def check(
         raise CheckFailed(f"{manifest} is not sound: " + "; ".join(found.problems) + ".")
     if not as_json:
         split = any(found.splits)
-        step = f"surg data show {manifest}" if split else f"surg data split {manifest}"
+        step = f"surg data show {quoted(manifest)}" if split else f"surg data split {quoted(manifest)}"
         typer.echo(f"Nothing wrong.{f' Wrote {out}.' if out else ''} Next: {step}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.data_work import AsJson, Manifest, Settings
 
 
@@ -46,7 +47,7 @@ def classes(
     train = list(source.select(split="train"))
     if not train and book is None:
         raise DataError(
-            f"{manifest} has no clips in the split `train`, on which classes are learnt.\nSplit it by case first: surg data split {manifest}"
+            f"{manifest} has no clips in the split `train`, on which classes are learnt.\nSplit it by case first: surg data split {quoted(manifest)}"
         )
     if book is not None:
         if settings:
@@ -59,7 +60,7 @@ def classes(
         measured = [vectors[key] for clip in train if (key := rules.clip_key(clip.video, clip.start_s, clip.end_s)) in vectors]
         if not measured:
             raise DataError(
-                f"{motion} measures none of the train clips of {manifest}. Measure them: surg data motion {manifest} --out {motion}"
+                f"{motion} measures none of the train clips of {manifest}. Measure them: surg data motion {quoted(manifest)} --out {quoted(motion)}"
             )
         learnt = rules.fit_motion_classes(np.array(measured), config)
     counts: dict[str, Counter[str]] = {}
@@ -90,4 +91,4 @@ def classes(
     if learnt.edges:
         typer.echo("Borders of strength, pixels per frame, from train: " + ", ".join(f"{edge:.2f}" for edge in learnt.edges))
     typer.echo(f"Wrote {out} (label `{name}`) and {book_out}")
-    typer.echo(f"Next: surg data segment {out} --out masks")
+    typer.echo(f"Next: surg data segment {quoted(out)} --out masks")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
+
 
 class OutOfBody(StrEnum):
     blank = "blank"
@@ -54,7 +56,7 @@ def deidentify(
         typer.echo(f"Wrote {done.names}: which copy is which. It names patients: keep it apart from {out}, or delete it.")
     if done.manifest is None:
         typer.echo(
-            f"Next: look at the copies yourself: surg data index {out} --out {out}.parquet, then surg data show {out}.parquet"
+            f"Next: look at the copies yourself: surg data index {quoted(out)} --out {quoted(f'{out}.parquet')}, then surg data show {quoted(f'{out}.parquet')}"
         )
     else:
-        typer.echo(f"Next: look at the copies yourself, for example: surg data show {done.manifest}")
+        typer.echo(f"Next: look at the copies yourself, for example: surg data show {quoted(done.manifest)}")

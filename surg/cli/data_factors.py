@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.data_work import Address, AsJson, Engine, Manifest, MaxFailed, Resume, Settings, Workers
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def make(
     for kind in wanted:
         typer.echo(f"{kind}  {counts[kind]:>6} clips  {dropped[kind]:>6} clips gave none")
     typer.echo(f"Wrote {target}")
-    typer.echo(f"Next: surg train surgery --data {target}")
+    typer.echo(f"Next: surg train surgery --data {quoted(target)}")
 
 
 @group.command()
@@ -109,7 +110,9 @@ def show(
     config = load_config(FactorConfig, overrides=settings or [])
     every = [clip for clip in ManifestFile.read(manifest) if clip.masks is not None]
     if not every:
-        raise DataError(f"No clip of {manifest} has masks to show. Make them: surg data segment {manifest} --out FOLDER")
+        raise DataError(
+            f"No clip of {manifest} has masks to show. Make them: surg data segment {quoted(manifest)} --out FOLDER"
+        )
     picked = [every[index] for index in sorted(set(np.linspace(0, len(every) - 1, clips).round().astype(int).tolist()))]
     strips = [factor_rows(clip, Segmentation.load(Path(str(clip.masks))), config, columns) for clip in picked]
     sheet = np.concatenate([headline(strips[0].shape[1], columns), *strips])
@@ -122,7 +125,7 @@ def show(
     with atomic_file(out) as file:
         file.write(data.tobytes())
     typer.echo(f"Wrote {out}: {len(picked)} clips; agents yellow, layout blue, the tube of D_I green")
-    typer.echo(f"Next: surg data factors make {manifest} --out factors")
+    typer.echo(f"Next: surg data factors make {quoted(manifest)} --out factors")
 
 
 def _rendered(table: Path) -> "list[Clip]":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
+
 
 def register(app: typer.Typer) -> None:
     app.command("index")(index)
@@ -50,4 +52,4 @@ def index(
     for path, what in ((done.timeline, "what is known along time"), (done.problems, "what was missing or left out")):
         if path is not None:
             typer.echo(f"Wrote {path}: {what}.")
-    typer.echo(f"Wrote {out}. Next: surg data check {out}")
+    typer.echo(f"Wrote {out}. Next: surg data check {quoted(out)}")

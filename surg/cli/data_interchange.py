@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from surg.advice import quoted
+
 Format = Annotated[
     Literal["csv", "vjepa", "surgmotion"],
     typer.Option(help="csv: all columns; vjepa: `path label`; surgmotion: its metadata tables."),
@@ -32,7 +34,7 @@ def import_(
         manifest = interchange.import_vjepa(source, out, label)
     else:
         manifest = interchange.import_surgmotion(source, out, fps, label)
-    typer.echo(f"Wrote {out} with {len(manifest)} clips. Next: surg data check {out}")
+    typer.echo(f"Wrote {out} with {len(manifest)} clips. Next: surg data check {quoted(out)}")
 
 
 def export(
@@ -59,4 +61,4 @@ def export(
         counts = interchange.export_surgmotion(chosen, out, label, fps)
     for name, count in counts.items():
         typer.echo(f"{name:<12} {count:>9}")
-    typer.echo(f"Wrote {out}. Read it back: surg data import {out} --format {format}")
+    typer.echo(f"Wrote {out}. Read it back: surg data import {quoted(out)} --format {format}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
+
 
 def register(app: typer.Typer) -> None:
     app.command("merge")(merge)
@@ -28,4 +30,4 @@ def merge(
     merged = merge_manifests([Manifest.read(path) for path in manifests], out)
     for name, count in merged.counts("split").items():
         typer.echo(f"{name or '(no split)':<12} {count:>9} clips")
-    typer.echo(f"Wrote {out}. Next: surg data check {out}")
+    typer.echo(f"Wrote {out}. Next: surg data check {quoted(out)}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.data_work import Address, AsJson, Engine, Manifest, MaxFailed, Resume, Settings, Workers
 
 
@@ -46,4 +47,4 @@ def motion(
         typer.echo(json.dumps({"table": str(out), "clips": done, "features": list(FEATURES)}))
         return
     typer.echo(f"Wrote {out}: {done} clips, {len(FEATURES)} features each ({FEATURES[0]} … {FEATURES[-1]})")
-    typer.echo(f"Next: surg data classes {manifest} --motion {out} --out classes.parquet")
+    typer.echo(f"Next: surg data classes {quoted(manifest)} --motion {quoted(out)} --out classes.parquet")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.data_work import Address, AsJson, Engine, Manifest, MaxFailed, Resume, Settings, Workers
 
 
@@ -74,7 +75,7 @@ def segment(
         f"{done} clips: {totals['tracks']} tracks, {totals['agents']} of them agents, {totals['interactions']} interactions"
     )
     typer.echo(f"Wrote {out / 'manifest.parquet'}, which points to the masks")
-    typer.echo(f"Next: surg data factors show {out / 'manifest.parquet'} --out factors.jpg")
+    typer.echo(f"Next: surg data factors show {quoted(out / 'manifest.parquet')} --out factors.jpg")
 
 
 def _rows(table: Path) -> list[dict[str, Any]]:

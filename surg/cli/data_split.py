@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from surg.advice import quoted
+
 
 def register(app: typer.Typer) -> None:
     app.command("split")(split)
@@ -37,4 +39,4 @@ def split(
             typer.echo(f"{name:<12} {table.cases[name]:>6} cases {table.clips[name]:>9} clips")
             for label, count in sorted(table.classes.get(name, {}).items()):
                 typer.echo(f"    {label:<30} {count:>9}")
-    typer.echo(f"Wrote {target}. Next: surg data check {target}")
+    typer.echo(f"Wrote {target}. Next: surg data check {quoted(target)}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
+
 app = typer.Typer(
     help="Simulated videos with exact labels: tool motions on tissue, sterility in an operating room.",
     no_args_is_help=True,
@@ -93,7 +95,7 @@ def room(
 
 def _report(manifest: Path, clips: int, label: str) -> None:
     typer.echo(f"Wrote {clips} clips and {manifest}")
-    typer.echo(f"Next: surg data show {manifest} --label {label}")
+    typer.echo(f"Next: surg data show {quoted(manifest)} --label {label}")
 
 
 def register(parent: typer.Typer) -> None:

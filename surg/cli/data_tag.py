@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.data_work import Address, AsJson, Engine, Manifest, MaxFailed, Resume, Settings, Workers
 
 
@@ -74,4 +75,4 @@ def tag(
     for name, numbers in report.items():
         typer.echo(f"recall of {name or 'all things in masks'}: {numbers['recall']:.0%} of {numbers['clips']:.0f}")
     typer.echo(f"Wrote {out}: {done} clips")
-    typer.echo(f"Next: surg data motion {manifest} --out motion.parquet")
+    typer.echo(f"Next: surg data motion {quoted(manifest)} --out motion.parquet")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from surg.advice import quoted
+
 if TYPE_CHECKING:
     from surg.config import Config
     from surg.data.manifest import Clip
@@ -60,7 +62,7 @@ def work(
         )
     clips = Manifest.read(manifest)
     if not len(clips):
-        raise DataError(f"{manifest} has no clips. Index some: surg data index --format folder VIDEOS --out {manifest}")
+        raise DataError(f"{manifest} has no clips. Index some: surg data index --format folder VIDEOS --out {quoted(manifest)}")
     report = executor.run(
         function,
         clips,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.asked import BackendChoice, BackendOption, Checkpoint, Repository, Server, open_model
 
 app = typer.Typer(help="Features of every clip as one Arrow table: for probes, kNN, retrieval and plots.")
@@ -41,6 +42,7 @@ def embed(
     ] = True,
 ) -> None:
     from surg.config import validate
+    from surg.data.executor import check_table_name
     from surg.data.manifest import Manifest
     from surg.errors import ConfigError
     from surg.eval.features import FeatureConfig, embed_manifest
@@ -49,6 +51,7 @@ def embed(
         raise ConfigError(
             f"--pool {pool} averages tokens, and --level pooled has one vector a window. Add --level tokens, or leave --pool out."
         )
+    check_table_name(out)
     asked = {"level": level.value, "pool": pool, "segments": segments, "stride_s": stride_s}
     config = validate(FeatureConfig, asked)
     clips = Manifest.read(manifest)
@@ -57,4 +60,6 @@ def embed(
         evidence = opened.finish()
     ran = evidence.get("server", evidence["backend"])
     typer.echo(f"Wrote {out}: {len(features)} rows of {'x'.join(map(str, features.meta['shape']))}, by {ran}")
-    typer.echo(f"Next: surg eval retrieval {out} --label action    or surg eval probe-action --data {manifest} …")
+    typer.echo(
+        f"Next: surg eval retrieval {quoted(out)} --label action    or surg eval probe-action --data {quoted(manifest)} …"
+    )

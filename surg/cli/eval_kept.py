@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surg.advice import quoted
 from surg.cli.eval_written import Json, Out, Overwrite, finish, hold_against, vacant, write_card
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def check(
     results = _results(runs)
     if write:
         count = len(write_baseline(results, write, TOLERANCE if tolerance is None else tolerance, only or HEADLINE))
-        typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {write}")
+        typer.echo(f"Wrote {write}: {count} numbers\nNext: surg eval check RUN --baseline {quoted(write)}")
         return
     if baseline is None:
         raise ConfigError("Give --baseline FILE to check against, or --write FILE to make one.")
@@ -105,7 +106,7 @@ def _results(folders: list[Path]) -> "list[Result]":
         if not paths:
             raise DataError(
                 f"{folder} holds no evaluation (no result.json){'' if folder.is_dir() else ': there is no such folder'}.\n"
-                f"Make one: surg eval all --checkpoint RUN --out {folder}"
+                f"Make one: surg eval all --checkpoint RUN --out {quoted(folder)}"
             )
         found += [Result.read(path) for path in paths]
     return found

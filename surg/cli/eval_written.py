@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surg.advice import quoted
+
 if TYPE_CHECKING:
     from surg.eval.results import Result
 
@@ -16,7 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")
 def vacant(out: Path, overwrite: bool) -> None:
     """Before any work: an evaluation that is whole is not replaced unless asked; one that was cut off goes on."""
     from surg.errors import RunError
+    from surg.runs import check_place
 
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; an evaluation needs a folder. Choose another --out.")
     if not overwrite and any((out / name).is_file() for name in ("result.json", "report.html")):
@@ -46,7 +50,7 @@ def finish(results: "list[Result]", out: Path, json_: bool, seed: int) -> None:
         for warning in result.warnings:
             typer.echo(f"  beware: {warning}", err=True)
     typer.echo(f"Wrote {report}")
-    typer.echo(f"Next: open it in a browser, or hold it against another run: surg eval compare {out} RUN")
+    typer.echo(f"Next: open it in a browser, or hold it against another run: surg eval compare {quoted(out)} RUN")
 
 
 def write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
@@ -54,7 +58,9 @@ def write_card(checkpoint: Path, results: "list[Result]", out: Path) -> None:
     from surg.runs import write_text
 
     write_text(out, model_card(checkpoint, results))
-    typer.echo(f"Wrote {out}\nNext: read it, and put it beside the model: surg export {checkpoint} --out repo", err=True)
+    typer.echo(
+        f"Wrote {out}\nNext: read it, and put it beside the model: surg export {quoted(checkpoint)} --out repo", err=True
+    )
 
 
 def hold_against(results: "list[Result]", baseline: Path) -> None:
@@ -69,5 +75,5 @@ def hold_against(results: "list[Result]", baseline: Path) -> None:
         raise CheckFailed(
             f"{len(worse)} of {len(verdicts)} numbers are worse than {baseline} allows, or missing:\n"
             + "\n".join(f"  {verdict}" for verdict in worse)
-            + f"\nIf that is meant to be, store the new ones: surg eval check RUN --write {baseline}"
+            + f"\nIf that is meant to be, store the new ones: surg eval check RUN --write {quoted(baseline)}"
         )

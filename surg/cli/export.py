@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from surg.advice import quoted
+
 app = typer.Typer(help="Export a model for serving and prove that it equals the original.")
 
 
@@ -79,7 +81,7 @@ def export(
         _print_table(table(files.rows))
         for path in files.paths:
             typer.echo(f"wrote {path}")
-        typer.echo(f"\nServe them too: surg export {checkpoint} --out repo")
+        typer.echo(f"\nServe them too: surg export {quoted(checkpoint)} --out repo")
         return
     done = export_repository(
         checkpoint,
@@ -103,7 +105,7 @@ def export(
     typer.echo(
         f"wrote {done.repo}, version {done.version} of {', '.join(model.name for model in done.contract.models)} ({precision.value})"
     )
-    typer.echo(f"\nServe it: surg serve start {done.repo}")
+    typer.echo(f"\nServe it: surg serve start {quoted(done.repo)}")
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:

@@ -121,6 +121,10 @@ def infer(
             typer.echo(f"\nwrote {out}    see it: surg demo")
         elif reports and ended is None:
             typer.echo("\nKeep every window: --out events.json")
+    if isinstance(ended, KeyboardInterrupt) and out is not None and reports:
+        ended.add_note(
+            f"{out} holds {len(reports)} of {len(found)} videos, the last as far as it was seen; the same command begins anew."
+        )
     if ended is not None:
         raise ended
     if unread:

@@ -1,9 +1,14 @@
-"""The `surg` command: gathers the subcommands, prints errors as sentences, and maps them to exit statuses."""
+"""The `surg` command: gathers the subcommands, prints errors as sentences, and maps them to exit statuses.
+
+Ctrl-C and SIGTERM end a command alike: what it started ends with it, and what it kept is said in the notes of the exception.
+"""
 
 import importlib
 import logging
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -28,17 +33,28 @@ COMMANDS = (
 )
 
 
-class Suggesting(TyperGroup):
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as containers and batch systems send it, or a terminal that was closed."""
+
+
+class Commands(TyperGroup):
     """Commands in the order given; typer itself says "Did you mean" for a mistyped one."""
 
     def list_commands(self, ctx: object) -> list[str]:
         return [name for name in COMMANDS if name in self.commands]
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # Typer would end without a word.
+            raise typer.Exit(_stopped(error)) from error
+
 
 app = typer.Typer(
     name="surg",
     help="V-JEPA 2 video world models for the operating room: adapt, prove, export, serve. Research use; not a medical device.",
-    cls=Suggesting,
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -72,16 +88,28 @@ for _name in COMMANDS:
 
 
 def run() -> None:
-    """Entry point. Exit 0 fine, 1 a check or gate said no, 2 the user's input; a bug keeps its traceback."""
+    """Entry point. Exit 0 fine, 1 a check or gate said no, 2 the user's input, 130 Ctrl-C, 143 SIGTERM; a bug keeps its traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
+            signal.signal(number, _terminate)
     try:
         app(prog_name="surg")
     except SurgError as error:
         typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(_stopped(error))
     except BrokenPipeError:
         # `surg ... | head` is no error; without this Python complains once more while it shuts down.
         sys.stderr.close()
         sys.exit(141)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _stopped(error: KeyboardInterrupt) -> int:
+    """Say what is kept and return the exit status."""
+    typer.echo(" ".join(["Stopped.", *getattr(error, "__notes__", ["What was not finished is not kept."])]), err=True)
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)

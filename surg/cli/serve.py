@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from surg.advice import quoted
+
 app = typer.Typer(help="Run a real Triton server on an exported repository.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option("--name", "-n", help="Name of the server, when several run.")]
@@ -58,7 +60,7 @@ def start(
     if as_json:
         _print_json(_facts(name))
         return
-    suffix = "" if name == "default" else f" --name {name}"
+    suffix = "" if name == "default" else f" --name {quoted(name)}"
     typer.echo(f"gRPC     {server.grpc_url}")
     typer.echo(f"HTTP     http://{server.http_url}")
     typer.echo(f"metrics  {server.metrics_url}")
@@ -114,7 +116,7 @@ def stop(name: Name = "default") -> None:
         return
     if rc:
         raise ServerError(
-            f"The server ended with status {rc}: some requests may not have finished.\nIts log: surg serve logs --name {name}"
+            f"The server ended with status {rc}: some requests may not have finished.\nIts log: surg serve logs --name {quoted(name)}"
         )
     typer.echo(f"Stopped {name}.")
 
@@ -149,7 +151,7 @@ def rollback(
     from surg.serving import repository
 
     before, now = repository.rollback(repo, to) if repo else _running(name).rollback(to)
-    whose = f" --repo {repo}" if repo else "" if name == "default" else f" --name {name}"
+    whose = f" --repo {quoted(repo)}" if repo else "" if name == "default" else f" --name {quoted(name)}"
     typer.echo(
         f"version(s) {', '.join(map(str, before))} -> {', '.join(map(str, now))}; bring it back: surg serve rollback --to {before[-1]}{whose}"
     )
@@ -164,7 +166,7 @@ def _running(name: str) -> Any:
     if not server.alive:
         raise ServerError(
             f"The server named {name} does not run; nothing was changed.\n"
-            f"Start it: surg serve start {_repo(server)} --name {name}    or change its repository alone: surg serve rollback --repo {_repo(server)}"
+            f"Start it: surg serve start {quoted(_repo(server))} --name {quoted(name)}    or change its repository alone: surg serve rollback --repo {quoted(_repo(server))}"
         )
     return server
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from surg.advice import quoted
+
 app = typer.Typer(help="List, fetch, convert and inspect weights.", no_args_is_help=True)
 
 
@@ -80,7 +82,7 @@ def pull(
     for file in files:
         typer.echo(f"{'fetched' if file.fresh else 'was there'}  {file.path}  {file.bytes / 1e6:.1f} MB  sha256 {file.sha256}")
     start = files[0].path if source is Source.meta else files[0].path.parent
-    typer.echo(f"Next: surg weights convert {start} {name}.safetensors --model {name}")
+    typer.echo(f"Next: surg weights convert {quoted(start)} {name}.safetensors --model {name}")
 
 
 @app.command()
@@ -106,7 +108,7 @@ def convert(
         return
     typer.echo("\n".join(done.reports))
     parts = ", ".join(f"{name} ({count} tensors)" for name, count in done.parts.items())
-    typer.echo(f"wrote {done.path}: {parts}\nsha256 {done.sha256}\nNext: surg weights inspect {done.path}")
+    typer.echo(f"wrote {done.path}: {parts}\nsha256 {done.sha256}\nNext: surg weights inspect {quoted(done.path)}")
 
 
 @app.command()
@@ -139,12 +141,12 @@ def inspect(
             typer.echo(f"  {title}: {json.dumps(found[title], ensure_ascii=False, default=str)[:600]}")
     likely = found["likely"]
     if found["layout"] == "bundle":
-        typer.echo(f"Next: surg train probe --data MANIFEST --init {path}")
+        typer.echo(f"Next: surg train probe --data MANIFEST --init {quoted(path)}")
     else:
         model = f" --model {likely[0]}" if likely else " --set num_heads=N"
         typer.echo(
             (f"Looks like {' or '.join(likely)}. " if likely else "")
-            + f"Next: surg weights convert {path} OUT.safetensors{model}"
+            + f"Next: surg weights convert {quoted(path)} OUT.safetensors{model}"
         )
 
 
@@ -178,7 +180,8 @@ def to_hf(
 
     for path in to_transformers(source, folder):
         typer.echo(f"wrote {path}")
-    typer.echo(f"Next: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{folder}')\"")
+    opens = f"from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r})"
+    typer.echo(f"Next: python -c {quoted(opens)}")
 
 
 def _settings(changes: list[str] | None) -> dict[str, Any]:

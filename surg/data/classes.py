@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.data.manifest import Clip, Label
 from surg.data.motion import FEATURES
@@ -152,7 +153,7 @@ def vectors_by_clip(path: Path) -> dict[tuple[str, float, float], npt.NDArray[np
         table = pq.read_table(path, columns=["video", "start_s", "end_s", *FEATURES])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{path} is not a table of motion features ({type(error).__name__}).\nMake one: surg data motion MANIFEST --out {path}"
+            f"{path} is not a table of motion features ({type(error).__name__}).\nMake one: surg data motion MANIFEST --out {quoted(path)}"
         ) from error
     matrix = np.column_stack([table.column(name).to_numpy() for name in FEATURES])
     keys = zip(*(table.column(name).to_pylist() for name in ("video", "start_s", "end_s")))

@@ -28,7 +28,7 @@ from surg.data.segment.given import mask_pictures
 from surg.data.sources import image_rate
 from surg.data.stills import open_stills
 from surg.errors import ConfigError, DataError
-from surg.runs import atomic_file, write_json
+from surg.runs import atomic_file, check_place, write_json
 
 Names = dict[str, str]
 SHORTEST = 3
@@ -95,6 +95,7 @@ def deidentify_all(
     max_failed: float = 0.0,
 ) -> Deidentified:
     """Raises DataError when more than `max_failed` of the videos failed; their originals are as they were."""
+    check_place(out / "videos")
     if faces is not None:
         open_detector(faces)  # A wrong file is found out before the first video.
     manifest = _manifest(inputs)
@@ -105,6 +106,10 @@ def deidentify_all(
         raise DataError(f"There are no videos in {', '.join(map(str, inputs))}.")
     if any(Path(video).resolve().is_relative_to(out.resolve()) for video in videos):
         raise ConfigError(f"The originals lie in {out}. Choose another folder for the copies: --out.")
+    if manifest and manifest.path.resolve() == (out / "manifest.parquet").resolve():
+        raise ConfigError(
+            f"{manifest.path} is where the manifest of the copies is written. Choose another folder for them: --out."
+        )
     names_file = out.with_name(out.name + ".names.csv")
     names = {video: Path(video).stem for video in videos} if keep_names else _random_names(names_file, "video", videos)
     if len(set(names.values())) < len(names):
@@ -117,6 +122,9 @@ def deidentify_all(
     work = partial(_one, folder=str(out / "videos"), config=config, faces=str(faces) if faces else None)
     rates = {clip.video: image_rate(clip) for clip in manifest.clips()} if manifest else {}
     table = out / "done.parquet"
+    # They are of copies that this run replaces one by one: were it broken off, they would pass for its own.
+    for earlier in (out / "deidentify.json", out / "manifest.parquet"):
+        earlier.unlink(missing_ok=True)
     report = executor.run(
         work,
         [{"video": video, "name": names[video], "fps": rates.get(video)} for video in videos],

@@ -11,9 +11,10 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -25,8 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from surg.advice import quoted
 from surg.errors import ConfigError, DataError, RunError
-from surg.runs import atomic_file
+from surg.runs import atomic_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ Outcome = tuple[str, "list[Row] | None", str]
 PART_ITEMS = 256
 PART_SECONDS = 30.0
 LOG_SECONDS = 30.0
+OTHER_KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+# What a worker gets to remove its half-written file.
+GRACE_SECONDS = 5.0
 
 
 @dataclass
@@ -102,15 +107,29 @@ def run(
     if total is None and isinstance(items, Sized):
         total = len(items)
     # Keys hold settings too: what others left is done, but not for this run.
-    done = sum(key(item) in finished for item in items) if finished and isinstance(items, Sized) else len(finished)
-    with Progress(total, done) as progress:
-        for name, rows, error in _engine(engine, workers, address)(function, todo()):
-            if rows is None:
-                report.failed.append((name, error))
-                logger.debug("item %s failed: %s", name, error)
-            else:
-                parts.add(name, rows)
-            progress.step(failed=rows is None)
+    kept = sum(key(item) in finished for item in items) if finished and isinstance(items, Sized) else len(finished)
+    # Closed at once when we are interrupted: an exception keeps its frames, and with them the workers, until the very end.
+    with (
+        Progress(total, kept) as progress,
+        contextlib.closing(_engine(engine, workers, address)(function, todo())) as outcomes,
+    ):
+        try:
+            for name, rows, error in outcomes:
+                if rows is None:
+                    report.failed.append((name, error))
+                    logger.debug("item %s failed: %s", name, error)
+                else:
+                    parts.add(name, rows)
+                    kept += 1
+                progress.step(failed=rows is None)
+        except KeyboardInterrupt as stopped:
+            parts.flush()
+            if resume and kept:
+                of = f" of {total}" if total else ""
+                stopped.add_note(f"{kept}{of} are done and kept in {parts.folder}; the same command goes on from there.")
+            elif not resume:
+                parts.forget()
+            raise
         parts.flush()
     report.done = sum(name in parts.written for name in order)
     report.failed.sort()
@@ -130,12 +149,24 @@ def _make_folder(folder: Path) -> None:
         raise RunError(f"{folder} cannot be made: {error.strerror or error}. Choose another --out.") from error
 
 
+def check_table_name(out: Path) -> None:
+    """Raise RunError for a folder, and for a name that says another kind of file: before any work."""
+    if out.is_dir():
+        raise RunError(
+            f"{out} is a folder; the table needs the name of a file. For example --out {quoted(out / 'table.parquet')}"
+        )
+    if out.suffix.lower() in OTHER_KINDS:
+        raise RunError(
+            f"{out} would be a Parquet table, and its name says {out.suffix}. Name it so: --out {quoted(out.with_suffix('.parquet'))}\n"
+            "pandas.read_parquet reads it, and to_csv makes a CSV file of it."
+        )
+
+
 class Parts:
     """The rows so far, in a folder beside the result; each part file is whole or absent."""
 
     def __init__(self, out: Path) -> None:
-        if out.is_dir():
-            raise RunError(f"{out} is a folder; the table needs the name of a file. For example --out {out / 'table.parquet'}")
+        check_table_name(out)
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
         self.written: set[str] = set()
@@ -154,7 +185,7 @@ class Parts:
             with pq.ParquetFile(self.out) as table:
                 names = json.loads((table.schema_arrow.metadata or {}).get(b"surg.keys", b"[]"))
             shutil.copyfile(self.out, self.folder / "part-000000.parquet")
-            (self.folder / "part-000000.json").write_text(json.dumps(names))
+            write_text(self.folder / "part-000000.json", json.dumps(names))
         for file in sorted(self.folder.glob("part-*.json")):
             self.written.update(json.loads(file.read_text()))
         return set(self.written)
@@ -258,7 +289,7 @@ def attempt(function: Callable[[Any], Any], name: str, item: Any) -> Outcome:
 
 def _engine(
     engine: Engine, workers: int | None, address: str | None
-) -> Callable[[Any, Iterator[tuple[str, Any]]], Iterator[Outcome]]:
+) -> Callable[[Any, Iterator[tuple[str, Any]]], Generator[Outcome]]:
     count = (
         workers
         if workers is not None
@@ -279,19 +310,63 @@ def _engine(
     return lambda function, items: _run_in_processes(function, items, count)
 
 
-def _run_in_processes(function: Callable[[Any], Any], items: Iterator[tuple[str, Any]], workers: int) -> Iterator[Outcome]:
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with us: what is in their hands when we are interrupted is given up, not worked off."""
+    before = set(multiprocessing.active_children())
+    # spawn: a forked child of a process with threads (Arrow, OpenCV, torch) can hang.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ready)
+    try:
+        yield pool
+    except BaseException:
+        ours = set(multiprocessing.active_children()) - before
+        for worker in ours:
+            worker.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for worker in ours:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Ctrl-C waits; a process that starts in the meantime never hears it. It reaches the whole group, and we alone answer it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _ready() -> None:
+    """In a worker: SIGTERM ends it as an exception would, so that no half-written file is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _in_worker(function: Callable[[Any], Any], name: str, item: Any) -> Outcome:
+    try:
+        return attempt(function, name, item)
+    except SystemExit:
+        # The pool would take it for an answer and go on to the next item.
+        os._exit(128 + signal.SIGTERM)
+
+
+def _run_in_processes(function: Callable[[Any], Any], items: Iterator[tuple[str, Any]], workers: int) -> Generator[Outcome]:
     suspects: list[tuple[str, Any]] = []
     waiting: list[tuple[str, Any]] = []
     while True:
         running: dict[Future[Outcome], tuple[str, Any]] = {}
-        # spawn: a forked child of a process with threads (Arrow, OpenCV, torch) can hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with _pool(workers) as pool:
             try:
                 while True:
                     waiting += islice(items, 4 * workers - len(running) - len(waiting))
                     # One that a pool, broken in the meantime, did not take stays for the next pool.
                     while waiting:
-                        running[pool.submit(attempt, function, *waiting[0])] = waiting[0]
+                        with _unheard():
+                            running[pool.submit(_in_worker, function, *waiting[0])] = waiting[0]
                         waiting.pop(0)
                     if not running:
                         return
@@ -308,7 +383,9 @@ def _run_in_processes(function: Callable[[Any], Any], items: Iterator[tuple[str,
 
 
 def _alone(function: Callable[[Any], Any], name: str, item: Any) -> Outcome:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _pool(1) as pool:
         with contextlib.suppress(BrokenProcessPool):
-            return pool.submit(attempt, function, name, item).result()
+            with _unheard():
+                future = pool.submit(_in_worker, function, name, item)
+            return future.result()
         return name, None, "the worker process died (out of memory, or a crash in native code)"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from surg.advice import quoted
 from surg.data.executor import item_key
 from surg.data.manifest import Clip
 from surg.data.overlap import patient
@@ -115,7 +116,7 @@ def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:
     """What a table says about its features. Raises DataError when it is a table of something else."""
     metadata: dict[str, Any] = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
     if "shape" not in metadata:
-        raise DataError(f"{path} is a table, but not one of features. Make one: surg embed MANIFEST --out {path}")
+        raise DataError(f"{path} is a table, but not one of features. Make one: surg embed MANIFEST --out {quoted(path)}")
     return metadata
 
 
@@ -212,5 +213,5 @@ def _opened(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} is no table of features ({type(error).__name__}). Make one: surg embed MANIFEST --out {path}"
+            f"{path} is no table of features ({type(error).__name__}). Make one: surg embed MANIFEST --out {quoted(path)}"
         ) from error

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from surg.advice import quoted
 from surg.data.contact_sheet import write_image
 from surg.data.manifest import SCHEMA, Clip, Manifest, settled, write_manifest
 from surg.data.sources import kept_part, probe_clip, read_clip
@@ -60,7 +61,7 @@ def _clips_of_csv(table: Path, rows: "csv.DictReader[str]") -> Iterator[Clip]:
     if missing:
         raise DataError(
             f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(rows.fieldnames or ('none',))}.\n"
-            f"A table of another shape: surg data index --format csv {table}"
+            f"A table of another shape: surg data index --format csv {quoted(table)}"
         )
     for row in rows:
         try:

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.data.augment import AugmentConfig, augment
 from surg.data.clips import ClipConfig, frame_times
@@ -118,7 +119,7 @@ class ClipLoader:
         self._table = _table_of(manifest)
         if not self._table.num_rows:
             raise DataError(
-                f"{manifest.path} has no clips of the wanted split. The splits it has: surg data check {manifest.path}"
+                f"{manifest.path} has no clips of the wanted split. The splits it has: surg data check {quoted(manifest.path)}"
             )
         self._groups = _groups(self._table, config.balance) if config.balance else None
 
@@ -188,7 +189,7 @@ class ClipLoader:
         if len(self.failed) > allowed or (batch.failed and not len(batch)):
             raise DataError(
                 f"{len(self.failed)} of {self.seen} clips could not be read, more than the allowed {self.config.max_failed_share:.1%}. "
-                f"The last: {self.failed[-1][1]}\nFind them all: surg data check {self.manifest.path}"
+                f"The last: {self.failed[-1][1]}\nFind them all: surg data check {quoted(self.manifest.path)}"
             )
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from surg.advice import quoted
 from surg.errors import ConfigError, DataError
 from surg.runs import atomic_file
 
@@ -177,15 +178,14 @@ class Manifest:
             return pq.ParquetFile(self.path)
         except FileNotFoundError as error:
             raise DataError(
-                f"There is no manifest {self.path}.\nMake one: surg data index --format folder VIDEOS --out {self.path}"
+                f"There is no manifest {self.path}.\nMake one: surg data index --format folder VIDEOS --out {quoted(self.path)}"
             ) from error
         except (OSError, pa.ArrowException) as error:
             if self.path.is_dir():
                 inside = self.path / "manifest.parquet"
-                there = f"It holds one: {inside}" if inside.is_file() else None
+                make = f"Make one: surg data index {quoted(self.path)} --out {quoted(f'{self.path.name}.parquet')}"
                 raise DataError(
-                    f"{self.path} is a folder; expected a manifest.\n"
-                    f"{there or f'Make one: surg data index {self.path} --out {self.path.name}.parquet'}"
+                    f"{self.path} is a folder; expected a manifest.\n{f'It holds one: {inside}' if inside.is_file() else make}"
                 ) from error
             raise DataError(
                 f"{self.path} is not a Parquet file ({type(error).__name__}).\n"
@@ -332,7 +332,7 @@ def _check_schema(path: Path, file: pq.ParquetFile) -> None:
     if missing:
         raise DataError(
             f"{path} is a Parquet table but no manifest: it lacks {', '.join(missing)}.\n"
-            f"Make one: surg data index --format csv TABLE.csv --out {path}"
+            f"Make one: surg data index --format csv TABLE.csv --out {quoted(path)}"
         )
 
 

@@ -1,6 +1,6 @@
 """The executor's Ray engine: the same functions, the same rows, on the cores of a cluster. Needs the extra `cluster`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any
 
@@ -9,7 +9,7 @@ from surg.errors import ConfigError, DataError
 
 def run_on_ray(
     function: Callable[[Any], Any], items: Iterator[tuple[str, Any]], *, workers: int | None, address: str | None
-) -> Iterator[tuple[str, list[dict[str, Any]] | None, str]]:
+) -> Generator[tuple[str, list[dict[str, Any]] | None, str]]:
     """Outcomes as they come. Joins the cluster at `address`, or starts one on this machine and stops it at the end."""
     try:
         import ray

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from surg.advice import quoted
 from surg.data.adapters.files import videos_under
 from surg.doctor.findings import Finding, missing, ok, warning
 from surg.doctor.machine import GIB, MIN_FREE_GIB
@@ -153,7 +154,9 @@ def _checkpoint(folder: RunFolder) -> Iterator[Finding]:
 
     saved = [path for name in ("best", "last") if (path := folder.checkpoints / f"{name}.safetensors").is_file()]
     if not saved:
-        yield missing("Checkpoint", "none saved", f"Go on with the run: surg train … --resume {folder.path}", required=True)
+        yield missing(
+            "Checkpoint", "none saved", f"Go on with the run: surg train … --resume {quoted(folder.path)}", required=True
+        )
         return
     try:
         bundle = load_bundle(saved[0])
@@ -170,4 +173,4 @@ def _checkpoint(folder: RunFolder) -> Iterator[Finding]:
             "Stage 2 wants an encoder: give it a run of stage1 or pretrain.",
         )
     else:
-        yield ok("Ready for stage 2", f"surg train stage2 --init {folder.path} --data MM-OR.parquet")
+        yield ok("Ready for stage 2", f"surg train stage2 --init {quoted(folder.path)} --data MM-OR.parquet")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from surg.errors import DataError
+from surg.errors import ConfigError, DataError
 from surg.eval import plots
 from surg.eval.results import Result, Table, signed
 from surg.metrics.comparison import compare_paired, holm
@@ -15,6 +15,10 @@ from surg.metrics.comparison import compare_paired, holm
 
 def compare(runs: Sequence[Path], folder: Path) -> Result:
     """All metrics that the runs share, and paired differences where their predictions are on the same clips."""
+    if len(runs) < 2:
+        raise ConfigError(
+            f"compare got {len(runs)} run; it takes two or more, the first is the reference: surg eval compare FROZEN ADAPTED"
+        )
     results = {name_of(run): Result.read(run) for run in runs}
     if len(results) < len(runs):
         raise DataError("Two runs have the same folder name; rename one so that the table can tell them apart.")

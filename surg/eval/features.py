@@ -24,6 +24,7 @@ from surg.data.preprocess import PreprocessSpec, preprocess
 from surg.data.sources import read_clip
 from surg.errors import DataError, ServerError
 from surg.eval.backends import Backend
+from surg.runs import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def embed_manifest(
     finished = parts.keys()
     backend.kept(len(finished))
     parts.folder.mkdir(parents=True, exist_ok=True)
-    (parts.folder / "stamp.json").write_text(json.dumps(stamp))
+    write_text(parts.folder / "stamp.json", json.dumps(stamp))
     names = VideoNames.of(manifest.clips())
     order: list[str] = []
     failed: list[str] = []
@@ -105,8 +106,12 @@ def embed_manifest(
             raise ServerError(
                 f"{error}\n{len(parts.written)} clips are embedded and kept; run the same command again to go on."
             ) from error
-        except BaseException:
+        except BaseException as stopped:
             parts.flush()
+            if isinstance(stopped, KeyboardInterrupt) and parts.written:
+                stopped.add_note(
+                    f"{len(parts.written)} of {len(manifest)} clips are embedded and kept in {parts.folder}; the same command goes on from there."
+                )
             raise
         parts.flush()
     if len(failed) > config.failed_share * max(1, len(order)):

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.data.feature_table import Features
 from surg.data.manifest import Manifest
@@ -196,7 +197,7 @@ def read_task(data: Manifest, tests: Mapping[str, Manifest], config: ProbeAction
         message = f"{len(leaks)} cases stand in {name} and in train or val: the score counts remembering patients as skill."
         if not config.allow_shared_cases:
             raise DataError(
-                f"{message}\nSplit by case: surg data split {data.path}    or go on and say so: --set allow_shared_cases=true"
+                f"{message}\nSplit by case: surg data split {quoted(data.path)}    or go on and say so: --set allow_shared_cases=true"
             )
         warnings.append(message)
     if several := sum(len(values) > 1 for values in answers.values()):
@@ -218,11 +219,11 @@ def _nothing_to_read(data: Manifest, split: str, label: str, carried: set[str]) 
     message = f"No clip of split `{split}` carries the label `{label}`.\n"
     sides = {name: count for name, count in data.counts("split").items() if name}
     if not sides:
-        return f"{message}Split by case first: surg data split {data.path}"
+        return f"{message}Split by case first: surg data split {quoted(data.path)}"
     found = ", ".join(f"{name} {count}" for name, count in sides.items())
     return (
         f"{message}The manifest's clips: {found}; train, val and test need some with the label. "
-        f"Split it anew, before a model learns from it: surg data split {data.path} --replace"
+        f"Split it anew, before a model learns from it: surg data split {quoted(data.path)} --replace"
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surg.advice import quoted
 from surg.errors import CheckFailed, DataError
 from surg.eval.results import Metric, Result
 from surg.runs import write_json
@@ -98,7 +99,7 @@ def _entry(results: Sequence[Result], baseline: Path) -> dict[str, Mapping[str, 
         f"  this run: {_words(mine)}\n"
         + "".join(f"  baseline: {_words(run['protocol'])}\n" for run in runs)
         + "Run the same protocol "
-        f"(a renderer of `gl` needs EGL: make system), or store these numbers beside the others: surg eval check RUN --write {baseline}"
+        f"(a renderer of `gl` needs EGL: make system), or store these numbers beside the others: surg eval check RUN --write {quoted(baseline)}"
     )
 
 
@@ -109,10 +110,12 @@ def read_baseline(baseline: Path) -> list[dict[str, Any]]:
         return [{"protocol": dict(run["protocol"]), "metrics": dict(run["metrics"])} for run in runs]
     except FileNotFoundError as error:
         raise DataError(
-            f"There is no baseline {baseline}. Make one from good results: surg eval check RUN --write {baseline}"
+            f"There is no baseline {baseline}. Make one from good results: surg eval check RUN --write {quoted(baseline)}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{baseline} is no baseline: {error!r}. Make one: surg eval check RUN --write {baseline}") from error
+        raise DataError(
+            f"{baseline} is no baseline: {error!r}. Make one: surg eval check RUN --write {quoted(baseline)}"
+        ) from error
 
 
 def _words(protocol: Mapping[str, object]) -> str:

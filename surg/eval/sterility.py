@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.data.adapters.mmor_rule import OUR_SETS, BreachSets
 from surg.data.manifest import Manifest
@@ -113,7 +114,7 @@ def takes_by_split(manifests: Sequence[Manifest], config: SterilityConfig) -> di
         counts = ", ".join(f"{split} {len(of_split)}" for split, of_split in found.items())
         raise DataError(
             f"No take belongs to the test split; the splits are {counts}.\n"
-            f"Split by case anew: surg data split {manifests[0].path} --replace    or give a manifest of test takes: --takes"
+            f"Split by case anew: surg data split {quoted(manifests[0].path)} --replace    or give a manifest of test takes: --takes"
         )
     return found
 

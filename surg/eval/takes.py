@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.data.breach_spans import breach_spans
 from surg.data.executor import Parts, Progress, item_key
@@ -140,7 +141,7 @@ def read_takes(manifest: Manifest, config: WatchConfig) -> list[TakeTruth]:
         splits = {clip.split for clip in clips}
         if len(splits) > 1:
             raise DataError(
-                f"One video stands in several splits ({', '.join(sorted(splits))}): split by case, surg data split {manifest.path}"
+                f"One video stands in several splits ({', '.join(sorted(splits))}): split by case, surg data split {quoted(manifest.path)}"
             )
         labels = {name: value for clip in clips for name, value in clip.labels.items()}
         # Scores of other pictures, of a crop or of none, are not taken up again.

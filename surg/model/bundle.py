@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from surg.advice import quoted
 from surg.config import validate
 from surg.errors import CheckpointError, ConfigError
 from surg.model.config import WorldConfig
@@ -121,7 +122,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         found = f"format {header['surg_format']}" if "surg_format" in header else "no surg header"
         raise CheckpointError(
             f"{path} is a safetensors file with {found}; expected format {FORMAT}.\n"
-            f"Weights from elsewhere become ours with: surg weights convert {path} OUT.safetensors"
+            f"Weights from elsewhere become ours with: surg weights convert {quoted(path)} OUT.safetensors"
         )
     return json.loads(header["config"]), json.loads(header["meta"]), keys
 

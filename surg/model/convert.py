@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.errors import CheckpointError
 from surg.model import names, zoo
@@ -45,7 +46,7 @@ def convert(
     check_weights_name(target)
     file = open_weights(source)
     if file.layout == "bundle":
-        raise CheckpointError(f"{source} is in our format already. Look inside with: surg weights inspect {source}")
+        raise CheckpointError(f"{source} is in our format already. Look inside with: surg weights inspect {quoted(source)}")
     parts = _parts(file, source, model, key, dict(config or {}))
     settings = {
         name: part.config.model_dump(mode="json") if isinstance(part.config, Config) else part.config

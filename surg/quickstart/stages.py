@@ -4,10 +4,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from surg.advice import quoted
 from surg.errors import RunError
 from surg.eval.results import Result
 from surg.model.saved import SHIPPED
 from surg.quickstart.tour import Stage
+from surg.runs import check_place
 
 SEED = "5"
 MARKER = ".surg-quickstart"
@@ -92,6 +94,7 @@ def clear(out: Path) -> None:
 
 
 def _claim(out: Path) -> None:
+    check_place(out / MARKER)
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise RunError(f"{out} holds other things. Choose an empty folder: surg quickstart --out runs/another")
     try:
@@ -122,7 +125,7 @@ class Summary:
             f"weights           {self.out}/adapted/checkpoints/last.safetensors",
             f"model repository  {self.out}/repository",
             "",
-            f"Next: surg demo --repository {self.out}/repository    look closer: surg doctor --run {self.out}/adapted",
+            f"Next: surg demo --repository {quoted(self.out / 'repository')}    look closer: surg doctor --run {quoted(self.out / 'adapted')}",
         ]
         return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from surg.child import interrupt
 from surg.errors import RunError
 from surg.runs import write_text
 
@@ -37,7 +39,7 @@ class Stage:
 
     @property
     def typed(self) -> str:
-        return "surg " + " ".join(self.command)
+        return "surg " + shlex.join(self.command)
 
     @property
     def is_done(self) -> bool:
@@ -81,8 +83,9 @@ def _run(row: "_Row", refresh: Callable[[], None]) -> None:
     started = time.monotonic()
     last: deque[str] = deque(maxlen=30)
     command = [sys.executable, "-m", "surg", *row.stage.arguments]
+    environment = {**os.environ, "COLUMNS": "100"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "100"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, process_group=0
     ) as process:
         if process.stdout is None:
             raise AssertionError("Popen was asked for a pipe")
@@ -92,8 +95,9 @@ def _run(row: "_Row", refresh: Callable[[], None]) -> None:
                 last.append(row.line)
                 row.state = f"{time.monotonic() - started:4.0f} s"
                 refresh()
-        except KeyboardInterrupt:
-            process.wait()
+        except KeyboardInterrupt as stopped:
+            interrupt(process)
+            stopped.add_note("What is done is kept; the same command goes on from there.")
             raise
     if process.returncode != 0:
         raise RunError(

@@ -18,7 +18,7 @@ from surg.data.adapters.files import VIDEO_SUFFIXES, videos_under
 from surg.data.video import probe
 from surg.errors import ConfigError, DataError, SurgError
 from surg.metrics.detection import AlarmRule, alarms
-from surg.runs import write_text
+from surg.runs import check_place, write_text
 from surg.serving.client import Client
 from surg.serving.results import Window
 
@@ -224,12 +224,10 @@ def write(path: Path, client: Client, reports: list[Report]) -> None:
 
 
 def check_out(path: Path, kinds: Sequence[str] = (".json", ".csv")) -> None:
-    """Raise ConfigError when `path` cannot become a file, or none of these kinds: before hours of work, not after."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(
-            f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'{parent} takes no files'}.\nGive --out a file, for example events.json."
-        )
+    """Raise RunError or ConfigError when `path` cannot become a file, or none of these kinds: before hours of work, not after."""
+    check_place(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} cannot be written: it is a folder.\nGive --out a file, for example events{kinds[0]}")
     if path.suffix.lower() not in kinds:
         raise ConfigError(
             f"{path} names no kind of file that is written here; expected a name that ends in {' or '.join(kinds)}."

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from surg.advice import quoted
 from surg.errors import ConfigError, ServerError
 from surg.serving.engine import EngineName, Server
 from surg.serving.engines import embedded
@@ -102,7 +103,7 @@ def _starting(name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ServerError(
-                f"A server named {name} is being started by another command.\nWait for it: surg serve status --name {name}    or choose another --name."
+                f"A server named {name} is being started by another command.\nWait for it: surg serve status --name {quoted(name)}    or choose another --name."
             ) from error
         yield
 
@@ -125,7 +126,7 @@ def _clear(repo: Path, name: str, engine: EngineName) -> None:
         if alive:
             raise ServerError(
                 f"A server named {name} runs already (gRPC {running.grpc_url}).\n"
-                f"Stop it: surg serve stop --name {name}    or start a second one: surg serve start {repo} --name OTHER"
+                f"Stop it: surg serve stop --name {quoted(name)}    or start a second one: surg serve start {quoted(repo)} --name OTHER"
             )
         running.stop()  # a container that ended by itself is still there, and nothing would know its name any more
     remove(name)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from surg.advice import quoted
 from surg.config import Config
 from surg.errors import ExportError, ServerError
 from surg.runs import write_text
@@ -182,7 +183,7 @@ def read_config(repo: Path, model: str) -> Any:
         return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     except FileNotFoundError as error:
         raise ServerError(
-            f"{repo} is no model repository: it has no {model}/config.pbtxt. Make one with surg export RUN --out {repo}"
+            f"{repo} is no model repository: it has no {model}/config.pbtxt. Make one with surg export RUN --out {quoted(repo)}"
         ) from error
     except text_format.ParseError as error:
         raise ServerError(f"{path} is not a Triton model configuration: {error}") from error
@@ -195,7 +196,7 @@ def lead_model(repo: Path) -> str:
     found = sorted(path.parent.name for path in Path(repo).glob("*/config.pbtxt"))
     if not found:
         raise ServerError(
-            f"{repo} is no model repository: no folder in it has a config.pbtxt.\nMake one with surg export RUN --out {repo}"
+            f"{repo} is no model repository: no folder in it has a config.pbtxt.\nMake one with surg export RUN --out {quoted(repo)}"
         )
     return found[0]
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from surg.child import interrupt
 from surg.errors import ServerError
 from surg.model.saved import SHIPPED, shipped
 from surg.runs import file_sha256
@@ -37,7 +38,12 @@ def shipped_repository() -> Path:
         return repo
     logger.info("Exporting %s once into %s (about half a minute) …", SHIPPED, repo)
     command = [sys.executable, "-m", "surg", "export", SHIPPED, "--out", str(repo)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise ServerError(f"{SHIPPED} could not be exported:\n{done.stderr.strip()}\nTry: surg export {SHIPPED} --out repo")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            _, said = process.communicate()
+        except KeyboardInterrupt:
+            interrupt(process)
+            raise
+    if process.returncode != 0:
+        raise ServerError(f"{SHIPPED} could not be exported:\n{said.strip()}\nTry: surg export {SHIPPED} --out repo")
     return repo

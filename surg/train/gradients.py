@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from surg.advice import quoted
 from surg.errors import RunError
 from surg.train import drift, masks, parallel
 from surg.train.batches import Batch, Reading, read_batch, takes_part
@@ -80,7 +81,7 @@ def split_further(error: BaseException, config: TrainConfig, parts: int, world: 
         # The others are in the middle of this step and wait for this process's gradients: it cannot begin the step again.
         raise RunError(
             f"Out of memory ({str(error).splitlines()[0]}).\n"
-            f"Split the batch, its gradients stay the same: --set accumulate={larger}, with --resume {out} where it has saved already."
+            f"Split the batch, its gradients stay the same: --set accumulate={larger}, with --resume {quoted(out)} where it has saved already."
         ) from error
     logger.warning(
         "out of memory: the batch is split into %d parts of %d clips (its gradients stay the same)", larger, mine // larger

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surg.advice import quoted
 from surg.config import load_config
 from surg.errors import ConfigError
 from surg.runs import RunFolder
@@ -120,14 +121,14 @@ def resumed(choices: Choices, run: RunFolder) -> TrainConfig:
     if Path(choices.recipe).stem != config.recipe:
         raise ConfigError(
             f"{run.path} is a run of {config.recipe}, not of {choices.recipe}.\n"
-            f"Go on with it: surg train {config.recipe} --resume {run.path}; or start from its weights: --init {run.path}"
+            f"Go on with it: surg train {quoted(config.recipe)} --resume {quoted(run.path)}; or start from its weights: --init {quoted(run.path)}"
         )
     useless = {"--data": choices.data, "--init": choices.init, "--overwrite": choices.overwrite, "--dry-run": choices.dry_run}
     useless["--out"] = choices.out is not None and choices.out.resolve() != run.path.resolve()
     if given := [name for name, value in useless.items() if value]:
         raise ConfigError(
             f"--resume goes on with the run's own data and weights, in its own folder: leave out {', '.join(given)}.\n"
-            f"Another run from these weights: --init {run.path} --out NEW. Data that moved: --set data.sources.NAME.manifest=PATH"
+            f"Another run from these weights: --init {quoted(run.path)} --out NEW. Data that moved: --set data.sources.NAME.manifest=PATH"
         )
 
     def build(*layers: Mapping[str, Any]) -> TrainConfig:
@@ -154,14 +155,14 @@ def _manifests(words: list[str], config: TrainConfig) -> Mapping[str, Any]:
             rest.append(str(manifest_path(Path(word))))
     if len(rest) > 1:
         raise ConfigError(
-            f"--data {' --data '.join(rest)}: which is for which source? Say --data NAME=PATH; the sources are "
+            f"--data {' --data '.join(map(quoted, rest))}: which is for which source? Say --data NAME=PATH; the sources are "
             f"{', '.join(config.data.sources)}. Two sets in one: surg data merge"
         )
     empty = [key for key, source in config.data.sources.items() if source.manifest is None and key not in named]
     if rest and not empty:
         raise ConfigError(
             f"--data {rest[0]} is for no source: {', '.join(config.data.sources)} of {config.recipe} have their manifests.\n"
-            f"Say which one it takes the place of: --data {next(iter(config.data.sources))}={rest[0]}"
+            f"Say which one it takes the place of: --data {next(iter(config.data.sources))}={quoted(rest[0])}"
         )
     return {key: {"manifest": path} for path in rest for key in empty} | named
 
@@ -174,7 +175,7 @@ def manifest_path(path: Path) -> Path:
         if len(preferred) != 1:
             have = f"{len(found)} Parquet files" if found else "no manifest"
             raise ConfigError(
-                f"{path} holds {have}.\nMake one: surg data index --format folder {path} --out {path}/manifest.parquet"
+                f"{path} holds {have}.\nMake one: surg data index --format folder {quoted(path)} --out {quoted(path / 'manifest.parquet')}"
             )
         return preferred[0]
     return path
@@ -203,12 +204,12 @@ def launch(choices: Choices) -> Report:
         return Report(
             [
                 f"stopped at step {outcome.step}; saved {outcome.checkpoint}",
-                f"go on: surg train {config.recipe} --resume {outcome.run}",
+                f"go on: surg train {quoted(config.recipe)} --resume {quoted(outcome.run)}",
             ]
         )
     return Report(
         [
             f"wrote {outcome.run} (checkpoint {outcome.checkpoint})",
-            f"next: surg eval probe-action --data MANIFEST --checkpoint {outcome.checkpoint}",
+            f"next: surg eval probe-action --data MANIFEST --checkpoint {quoted(outcome.checkpoint)}",
         ]
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from surg.advice import quoted
 from surg.data.manifest import Clip, Manifest
 from surg.data.motion import FEATURES
 from surg.errors import ConfigError, DataError
@@ -97,7 +98,7 @@ def open_source(
         condition = f" with {config.where}" if config.where else ""
         raise NothingThereError(
             f"{config.manifest} has no clips of split {split!r}{condition}. Splits found: {splits or 'none'}.\n"
-            f"Make splits by case: surg data split {config.manifest}; or choose one: --set data.sources.{name}.split=NAME"
+            f"Make splits by case: surg data split {quoted(config.manifest)}; or choose one: --set data.sources.{name}.split=NAME"
         )
     if classes_needed and not any(config.label in clip.labels for clip in clips):
         raise DataError(
@@ -125,7 +126,7 @@ def open_source(
         if not source.motion and like is None and split == config.split:
             raise DataError(
                 f"{config.motion} has no row for any of the {len(clips)} clips of {config.manifest}: rows are found by video path and start.\n"
-                f"Make it again, from this manifest: surg data motion {config.manifest} --out {config.motion}"
+                f"Make it again, from this manifest: surg data motion {quoted(config.manifest)} --out {quoted(config.motion)}"
             )
     if "world" in config.tasks:
         learnt = like if like is not None else source
@@ -171,12 +172,12 @@ def motion_vectors(path: Path, clips: list[Clip]) -> dict[int, npt.NDArray[np.fl
         table = pq.read_table(path).to_pydict()
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} is no motion table ({type(error).__name__}). Make one: surg data motion MANIFEST --out {path}"
+            f"{path} is no motion table ({type(error).__name__}). Make one: surg data motion MANIFEST --out {quoted(path)}"
         ) from error
     missing = [name for name in (*FEATURES, "video", "start_s", "split") if name not in table]
     if missing:
         raise DataError(
-            f"{path} lacks the columns {', '.join(missing[:4])}. Make it again: surg data motion MANIFEST --out {path}"
+            f"{path} lacks the columns {', '.join(missing[:4])}. Make it again: surg data motion MANIFEST --out {quoted(path)}"
         )
     values = np.array([table[name] for name in FEATURES], np.float64).T
     train = values[[split == "train" for split in table["split"]]]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surg.advice import quoted
 from surg.config import flatten, load_config, to_yaml
 from surg.data.preprocess import PreprocessSpec
 from surg.errors import RunError
@@ -157,7 +158,7 @@ def read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}), so the run cannot go on.\nStart anew from its last weights: --init {path.parent / 'last.safetensors'}"
+            f"{path} cannot be read ({error}), so the run cannot go on.\nStart anew from its last weights: --init {quoted(path.parent / 'last.safetensors')}"
         ) from error
     return state
 

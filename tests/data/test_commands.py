@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from surg.cli.main import app
 from surg.data.clips import ClipConfig
 from surg.data.loader import ClipLoader, LoaderConfig
-from surg.data.manifest import Manifest
+from surg.data.manifest import Clip, Manifest, write_manifest
 from surg.data.preprocess import PreprocessSpec
 from surg.data.stills import read_image
 from surg.data.video import write_video
+from surg.errors import RunError, SurgError
 from tests.data import painted
 
 Surg = Callable[..., subprocess.CompletedProcess[str]]
@@ -119,3 +120,43 @@ def test_memory_is_flat_from_a_minute_to_an_hour(tmp_path: Path) -> None:
     long_count, long = peak(painted.write(tmp_path / "long.mp4", 2 * 3600, 2, options=options))
     assert (short_count, long_count) == (120, 7200)
     assert long < 1.1 * short
+
+
+@pytest.mark.parametrize("words", ["data motion m.parquet --out", "data tag m.parquet --out", "embed m.parquet --out"])
+def test_a_table_of_parquet_is_not_written_under_the_name_of_another_kind(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifest("m.parquet", [Clip("a.mp4", 0, 1, "case")])
+    error = CliRunner().invoke(app, [*words.split(), "my table.csv"]).exception
+    assert isinstance(error, RunError)
+    assert "--out 'my table.parquet'" in str(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data index . --out taken/m.parquet",
+        "data check m.parquet --out taken/found.json",
+        "data show m.parquet --clips 1 --frames 1 --out taken/s.jpg",
+        "data deidentify m.parquet --out taken",
+        "data segment m.parquet --out taken",
+        "eval sterility --data m.parquet --out taken/run",
+        "bench serve repo --out taken/b.json",
+        "quickstart --out taken",
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_named_before_any_work(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", np.zeros((8, 64, 64, 3), np.uint8), 8)
+    write_manifest("m.parquet", [Clip("a.mp4", 0, 1, "case", split="train", labels={"kind": "a"})])
+    (tmp_path / "taken").write_text("mine")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    error = CliRunner().invoke(app, words.split()).exception
+    assert isinstance(error, SurgError)
+    assert "taken is a file" in str(error)
+    assert (tmp_path / "taken").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -348,6 +348,33 @@ def test_another_run_gives_the_same_names(tmp_path: Path) -> None:
     assert names[0] == names[1]
 
 
+def test_a_run_that_is_broken_off_leaves_no_report_of_the_copies_that_it_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_manifest(
+        tmp_path / "m.parquet", [Clip(str(path), 0, 1, "c") for path in sorted(collection(tmp_path / "in").glob("*.mp4"))]
+    )
+    out = tmp_path / "out"
+    deidentify_all([tmp_path / "m.parquet"], out, DeidentifyConfig(), workers=1)
+    assert {"manifest.parquet", "deidentify.json"} <= {path.name for path in out.iterdir()}
+    monkeypatch.setattr("surg.data.deidentify_run.deidentify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        deidentify_all([tmp_path / "m.parquet"], out, DeidentifyConfig(overlay="keep"), workers=1)
+    assert [path.name for path in out.iterdir()] == ["videos"]
+
+
+def test_the_manifest_of_originals_is_not_written_over_by_that_of_the_copies(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_manifest(out / "manifest.parquet", [Clip(str(path), 0, 1, "c") for path in collection(tmp_path / "in").glob("*.mp4")])
+    with pytest.raises(ConfigError, match="is where the manifest of the copies is written"):
+        deidentify_all([out / "manifest.parquet"], out, DeidentifyConfig(), workers=1)
+    assert len(Manifest.read(out / "manifest.parquet")) == 2
+
+
 def test_names_can_be_kept_unless_two_are_the_same(tmp_path: Path) -> None:
     collection(tmp_path / "in/a")
     done = deidentify_all([tmp_path / "in"], tmp_path / "out", DeidentifyConfig(), keep_names=True, workers=1)

@@ -229,6 +229,12 @@ def test_check_refuses_options_that_would_do_nothing(tmp_path: Path, words: list
     assert "--write" in str(answer.exception)
 
 
+def test_compare_of_one_run_says_that_it_takes_two(tmp_path: Path) -> None:
+    Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.5)}).write(tmp_path / "one")
+    with pytest.raises(ConfigError, match="compare got 1 run; it takes two or more"):
+        compare([tmp_path / "one"], tmp_path)
+
+
 def test_compare_refuses_different_kinds_and_lists_all_metrics(tmp_path: Path) -> None:
     Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.5)}).write(tmp_path / "one")
     Result("sterility", "S", "h", metrics={"model/auprc": Metric(0.7), "clips/auprc": Metric(0.6)}).write(tmp_path / "two")

@@ -139,6 +139,8 @@ def test_what_was_seen_before_the_end_came_is_kept(
     assert video["events"]
     assert video["stopped"] in ("interrupted", "The server has gone.")
     assert f"wrote {tmp_path / 'e.json'}" in capsys.readouterr().out
+    if isinstance(end, KeyboardInterrupt):
+        assert "e.json holds 1 of 1 videos, the last as far as it was seen" in " ".join(end.__notes__)
     with pytest.raises(type(end)):
         infer([folder / "a.mp4"], server=server, as_json=True)
     assert json.loads(capsys.readouterr().out)["videos"] == [video]

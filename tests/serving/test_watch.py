@@ -282,7 +282,7 @@ def test_infer_writes_json_and_csv(
     ("given", "told"),
     [
         (("--out", "."), "it is a folder"),
-        (("--out", "notes.txt/e.json"), "takes no files"),
+        (("--out", "notes.txt/e.json"), "is a file"),
         (("--zone", "0.1,0.1 0.9,0.1 5,6"), "outside the picture: 5,6"),
         (("--zone", "0.1,0.1,0.9 0.1,5"), "is not a list"),
         (("--threshold", "2"), "threshold"),

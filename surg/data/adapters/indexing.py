@@ -9,7 +9,7 @@ from surg.data.adapters.ledger import Ledger
 from surg.data.adapters.registry import MAX_MISSING, adapter
 from surg.data.manifest import Manifest, write_manifest
 from surg.data.timeline import timeline_path, write_timeline
-from surg.runs import atomic_file
+from surg.runs import atomic_file, check_place
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def index(
 
     The list of problems is written before a share of missing items above `max_missing` raises DataError.
     """
+    check_place(out)
     reader = adapter(name)
     ledger = Ledger()
     stem = out.with_name(out.name.removesuffix(".parquet"))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from surg.advice import quoted
 from surg.errors import ServerError
 from surg.runs import write_json
 from surg.serving import repository
@@ -137,9 +138,14 @@ class EmbeddedServer:
         if self.guardian is not None:
             if self.guardian.stdin is not None and not self.guardian.stdin.closed:
                 self.guardian.stdin.close()
-            rc = self.guardian.wait(EXIT_TIMEOUT_S + 20)
-            self._state = {**self._state, "status": "stopped"}
-            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                rc = self.guardian.wait(EXIT_TIMEOUT_S + 20)
+            except KeyboardInterrupt:
+                self.guardian.wait(EXIT_TIMEOUT_S + 20)  # it is ending, and needs its folder until then
+                raise
+            finally:
+                self._state = {**self._state, "status": "stopped"}
+                shutil.rmtree(self.folder, ignore_errors=True)
             return rc
         pid = self.state.get("guardian_pid")
         if isinstance(pid, int) and self._guarded():
@@ -199,7 +205,7 @@ def start(
     if repository.read_config(repo, repository.lead_model(repo)).backend == "tensorrt":
         raise ServerError(
             f"{repo} serves TensorRT plans, which need a GPU and NVIDIA's image.\n"
-            f"Serve them there: surg serve start {repo} --engine docker    or their ONNX files in this process: local:{repo}"
+            f"Serve them there: surg serve start {quoted(repo)} --engine docker    or their ONNX files in this process: local:{quoted(repo)}"
         )
     detached = folder is not None
     folder = folder or Path(tempfile.mkdtemp(prefix="surg-triton-"))
@@ -221,7 +227,16 @@ def start(
         start_new_session=True,
     )
     server = EmbeddedServer(folder, repo, None if detached else guardian)
-    _wait(server, guardian, start_timeout_s + len(spec["probes"]) * spec["probe_timeout_s"] + 30)
+    try:
+        _wait(server, guardian, start_timeout_s + len(spec["probes"]) * spec["probe_timeout_s"] + 30)
+    except KeyboardInterrupt as stopped:
+        # It may not have written who it is, so it is not asked to stop by way of the state.
+        guardian.terminate()
+        guardian.wait(EXIT_TIMEOUT_S + 20)
+        shutil.rmtree(folder, ignore_errors=True)
+        if detached:
+            stopped.add_note("No server was left running.")
+        raise
     logger.info(
         "Triton is ready: grpc %s, http %s, version(s) %s", server.grpc_url, server.http_url, repository.served_versions(repo)
     )
