@@ -47,7 +47,11 @@ class Broken:
             began = time.monotonic()
             self.out, self.err = process.communicate(timeout=60)
             self.took_s, self.rc = time.monotonic() - began, process.returncode
-            self.children = [entry for entry in Path("/proc").glob("[0-9]*") if _session(entry) == process.pid]
+            # What watches for its end, as multiprocessing's tracker, goes a moment after it.
+            deadline = time.monotonic() + 5
+            while (left := _of_session(process.pid)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self.children = left
 
     def ended_well(self, number: int) -> bool:
         # One line; a log line may stand before it.
@@ -55,10 +59,14 @@ class Broken:
         assert "Traceback" not in self.err
         assert last.startswith("Stopped. "), self.err
         assert self.rc == 128 + number
-        assert self.took_s < 10
+        assert self.took_s < 30
         assert self.children == []
         assert list(self.scratch.iterdir()) == []
         return True
+
+
+def _of_session(pid: int) -> list[Path]:
+    return [entry for entry in Path("/proc").glob("[0-9]*") if _session(entry) == pid]
 
 
 def _session(entry: Path) -> int:
@@ -73,7 +81,7 @@ def _session(entry: Path) -> int:
 def test_work_by_many_processes_ends_at_once_and_goes_on_from_what_was_done(number: int, surg: Surg, tmp_path: Path) -> None:
     words = ("data", "synth", "tissue", "--out", "new", "--clips", 40, "--workers", 2)
     videos = tmp_path / "new" / "videos"
-    broken = Broken(tmp_path, *words, when=lambda: len([*videos.glob("*.mp4")]) > 16, number=number)
+    broken = Broken(tmp_path, *words, when=lambda: len([*videos.glob("*.mp4")]) > 24, number=number)
     assert broken.ended_well(number)
     assert "of 5 are done and kept in new/rendered.parquet.parts; the same command goes on from there." in broken.err
     assert not (tmp_path / "new" / "manifest.parquet").exists()
