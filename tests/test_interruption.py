@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from surg.data.manifest import Manifest
-from surg.serving.engines.guardian import SHM, shm_namespace
+from surg.serving.engines.guardian import SHM, born, shm_namespace
 from tests.conftest import ROOT
 from tests.serving.toy import toy_repository
 
@@ -133,7 +133,7 @@ def test_a_server_that_was_being_started_goes_with_its_command(command: str, num
     broken = Broken(tmp_path, *command.split(), repo, when=guarded, number=number, **environment)
     assert broken.ended_well(number)
     assert begun
-    assert not any(Path(f"/proc/{pid}").exists() for pid in begun)
+    assert not any(map(born, begun))
     assert not [region for pid in begun for region in SHM.glob(f"{shm_namespace()}{pid}_*")]
     assert surg("serve", "list", **environment).stdout == ""
 
