@@ -97,6 +97,15 @@ def test_work_by_many_processes_ends_at_once_and_goes_on_from_what_was_done(numb
     assert same[0] == same[1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_workers_of_a_command_that_was_killed_go_with_it(tmp_path: Path) -> None:
+    words = ("data", "synth", "tissue", "--out", "new", "--clips", 40, "--workers", 2)
+    videos = tmp_path / "new" / "videos"
+    broken = Broken(tmp_path, *words, when=lambda: any(videos.glob("*.mp4")), number=signal.SIGKILL)
+    assert broken.rc == -signal.SIGKILL
+    assert broken.children == []
+
+
 def test_ctrl_c_while_the_parts_are_imported_prints_no_traceback(tmp_path: Path) -> None:
     code = """
 import os, signal, sys

@@ -5,6 +5,7 @@ An item that fails is listed with its error; the others go on.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import logging
@@ -42,6 +43,7 @@ PART_ITEMS = 256
 PART_SECONDS = 30.0
 LOG_SECONDS = 30.0
 OTHER_KINDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+PR_SET_PDEATHSIG = 1
 # What a worker gets to remove its half-written file.
 GRACE_SECONDS = 5.0
 
@@ -342,8 +344,11 @@ def _unheard() -> Iterator[None]:
 
 
 def _ready() -> None:
-    """In a worker: SIGTERM ends it as an exception would, so that no half-written file is left."""
+    """In a worker: SIGTERM ends it as an exception would, so that no half-written file is left; it comes too when we are killed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Linux only. Elsewhere a worker of a killed command stays until it is ended by hand.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _in_worker(function: Callable[[Any], Any], name: str, item: Any) -> Outcome:

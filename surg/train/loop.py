@@ -186,7 +186,7 @@ def train(
     watchdog = Watchdog(config.optim.lr, config.optim.clip)
     if resume and main:
         # Only now: settings that the saved state does not fit must not become the run's.
-        states.note_changes(run, config, fingerprint)
+        states.note_changes(run, config, fingerprint, trained=done >= steps)
     begun = first_look(run) if done else {}
     if watch is not None and config.watch.every:
         watch.first = begun

@@ -221,14 +221,28 @@ def store_features(trainee: Trainee, sources: dict[str, Source], reading: Readin
     trainee.train()
 
 
-def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str) -> None:
-    """Say what a resumed run does differently from now on, and write it down: the next --resume goes on with it."""
-    before, now = flatten(load_config(TrainConfig, run.config_path)), flatten(config)
-    changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before | now) if before.get(key) != now.get(key)]
-    if changed:
+def note_changes(run: RunFolder, config: TrainConfig, fingerprint: str, *, trained: bool) -> None:
+    """Say what a resumed run does differently from now on, and write it down: the next --resume goes on with it.
+
+    trained: no step is left, and only the calibration can still change.
+    """
+    earlier = load_config(TrainConfig, run.config_path)
+    if trained:
+        calibrated = earlier.model_copy(update={"calibrate": config.calibrate})
+        if idle := _changes(calibrated, config):
+            logger.warning(
+                "no step is left to train, so these settings change nothing: %s. Train on: --set steps=N", ", ".join(idle)
+            )
+        config = calibrated
+    if changed := _changes(earlier, config):
         logger.warning("going on with other settings than before: %s", ", ".join(changed))
         write_text(run.config_path, to_yaml(config))
     environment = run.path / "environment.json"
     known = json.loads(environment.read_text()).get("data_fingerprint") if environment.is_file() else None
     if known is not None and known != fingerprint:
         logger.warning("the manifests are not those that the run began with: its steps draw other clips from now on")
+
+
+def _changes(before: TrainConfig, now: TrainConfig) -> list[str]:
+    old, new = flatten(before), flatten(now)
+    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]

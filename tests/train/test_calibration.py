@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from surg.config import load_config
 from surg.metrics.calibration import f1_threshold, fit_platt
 from surg.model.bundle import load_bundle
 from surg.model.heads import SterilityHead
@@ -103,6 +104,18 @@ def test_a_finished_run_is_calibrated_when_resumed(settings: Settings, tmp_path:
     for name in ("scale", "bias", "ece_before", "ece_after"):
         assert again["calibration"][name] == pytest.approx(first["calibration"][name], abs=1e-3)
     assert first["step"] == again["step"] == 2
+
+
+def test_a_finished_run_keeps_the_settings_that_it_was_trained_with(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = ("steps=2", "calibrate.stride_s=0.125")
+    train(settings("multitask", *more), tmp_path / "run")
+    train(settings("multitask", *more, "optim.lr=0.5", "calibrate.threshold=false_alarms"), tmp_path / "run", resume=True)
+    kept = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
+    assert kept.optim.lr == settings("multitask").optim.lr
+    assert kept.calibrate.threshold == "false_alarms"
+    assert "no step is left to train, so these settings change nothing: optim.lr" in caplog.text
 
 
 def test_a_calibration_can_be_taken_back(settings: Settings, tmp_path: Path) -> None:
