@@ -1,6 +1,7 @@
 """What each epoch prints: every loss with its trend, as the integration guide shows it."""
 
 import logging
+from typing import Any
 
 logger = logging.getLogger(__name__)
 NAMES = {
@@ -13,12 +14,16 @@ NAMES = {
 
 
 class EpochBook:
-    """Means over the steps of an epoch that had each loss, beside the epoch before."""
+    """Means over the steps of an epoch that had each loss, beside the epoch before. `kept` is the book of a run that was stopped."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps: dict[str, int] = {}
-        self._before: dict[str, float] = {}
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        kept = kept or {}
+        self._sums: dict[str, float] = dict(kept.get("sums", {}))
+        self._steps: dict[str, int] = dict(kept.get("steps", {}))
+        self._before: dict[str, float] = dict(kept.get("before", {}))
+
+    def kept(self) -> dict[str, Any]:
+        return {"sums": self._sums, "steps": self._steps, "before": self._before}
 
     def add(self, values: dict[str, float]) -> None:
         for name, value in values.items():

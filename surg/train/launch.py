@@ -207,9 +207,11 @@ def launch(choices: Choices) -> Report:
                 f"go on: surg train {quoted(config.recipe)} --resume {quoted(outcome.run)}",
             ]
         )
+    learnt = {task for source in config.data.sources.values() for task in source.tasks}
+    measure = "sterility --test-data" if "sterility" in learnt and "action" not in learnt else "probe-action --data"
     return Report(
         [
             f"wrote {outcome.run} (checkpoint {outcome.checkpoint})",
-            f"next: surg eval probe-action --data MANIFEST --checkpoint {quoted(outcome.checkpoint)}",
+            f"next: surg eval {measure} MANIFEST --checkpoint {quoted(outcome.checkpoint)}",
         ]
     )

@@ -125,11 +125,12 @@ def train(
         if main
         else RunFolder(out)
     )
-    done, best = 0, math.inf
+    done, best, book = 0, math.inf, EpochBook()
     state_path = run.checkpoints / "resume.pt"
     if resume and state_path.is_file():
         state = states.read(state_path)
         done, best = states.restore(state, trainee, teacher, optimizer, anchor, sources)
+        book = EpochBook(state.get("epochs"))
         if accelerator.scaler is not None and "scaler" in state:
             accelerator.scaler.load_state_dict(state["scaler"])
         if main:
@@ -197,7 +198,6 @@ def train(
     )
     if begun and done == 0:
         reporter.write("watch", 0, begun)
-    book = EpochBook()
     bundles = states.Bundles(run, config, spec, classes, start, fingerprint, sources)
     weights = config.loss.weights.model_dump()
     accumulate, learns, total, step = config.accumulate, None, math.nan, done
@@ -274,9 +274,9 @@ def train(
                 )
 
             book.add({**values, "loss": total})
+            reporter.step(step, {"loss": total, **values, "grad_norm": norm, "lr": lr}, config.batch_size)
             if main and (step % per_epoch == 0 or step == steps):
                 book.close(-(-step // per_epoch))
-            reporter.step(step, {"loss": total, **values, "grad_norm": norm, "lr": lr}, config.batch_size)
             stop = parallel.anyone(interrupts.asked, accelerator) or step == last
             epoch_ends = step % per_epoch == 0
             if watch is not None and ((config.watch.every and step % config.watch.every == 0) or step == steps):
@@ -313,6 +313,7 @@ def train(
             if step % config.save_every == 0 or stop or step == steps:
                 full, slow = saved.now()
                 state = states.collect(step, best, trainee, teacher, optimizer, anchor, sources)
+                state["epochs"] = book.kept()
                 if accelerator.scaler is not None:
                     state["scaler"] = accelerator.scaler.state_dict()
                 if main:

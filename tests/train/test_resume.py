@@ -51,6 +51,26 @@ def test_resume_gives_the_same_weights_bit_for_bit(recipe: str, settings: Settin
     assert_equal(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_the_epochs_of_a_broken_run_are_those_of_a_whole_one(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = settings("stage1", "epochs=2", "steps=null", "batch_size=2")
+
+    def epochs() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch 0")]
+        caplog.clear()
+        return lines
+
+    whole = train(config, tmp_path / "whole")
+    told = epochs()
+    assert "creasing" in told[1]
+    # In the middle of each epoch: what came before counts in its means, and the epoch before in its trend.
+    for step in (whole.step // 4, 3 * whole.step // 4, None):
+        train(config, tmp_path / "broken", resume=(tmp_path / "broken").exists(), stop_after=step)
+    assert epochs() == told
+
+
 KILLED = """
 import os, signal
 from surg.cli.main import run
@@ -179,3 +199,13 @@ def test_a_resumed_run_that_is_stopped_again_says_how_to_go_on(
     monkeypatch.setattr(loop, "train", lambda config, run, resume: train(config, run, resume=resume, stop_after=4))
     told = launch(Choices("pretrain", [], resume=out)).summary()
     assert told[-1] == f"go on: surg train pretrain --resume {out}"
+
+
+@pytest.mark.parametrize(("recipe", "measure"), [("stage2", "sterility --test-data"), ("pretrain", "probe-action --data")])
+def test_a_finished_run_names_the_evaluation_of_what_it_learnt(
+    recipe: str, measure: str, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(settings(recipe, "steps=1"), out)
+    told = launch(Choices(recipe, [], resume=out)).summary()
+    assert told[-1].startswith(f"next: surg eval {measure} MANIFEST --checkpoint {out}")
