@@ -1,4 +1,7 @@
-"""Every option moves something: a table over all fields of the settings, and a check that the table is whole."""
+"""Every option moves something: a table over all fields of the settings, and a check that the table is whole.
+
+Slow, the check apart: a hundred short runs take minutes.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -62,9 +65,6 @@ LEVELS = ("model.encoder={depth: 2, levels: [0, 1]}", "model.predictor={context_
 STAGED = ("trainable.encoder=prefix", "steps=6")
 TUNED = ("calibrate.stride_s=0.125",)
 told = meta("thresholds", "calibration")
-
-# A hundred short runs: minutes.
-pytestmark = pytest.mark.slow
 
 CASES: dict[str, Case] = {
     "recipe": Case("pretrain", "recipe=mine", look=meta("recipe")),
@@ -217,7 +217,7 @@ ELSEWHERE = {
     "accumulate": "tests/train/test_processes.py::test_split_batches_have_the_gradients_of_whole_ones",
     "save_every": "tests/train/test_resume.py::test_kill_9_and_resume_gives_the_same_weights_bit_for_bit",
     "data.cache_features": "tests/train/test_frozen.py::test_cached_features_teach_what_the_pictures_teach",
-    "data.workers": "tests/train/test_options.py::test_workers_read_ahead",
+    "data.workers": "tests/train/test_options.py::test_every_worker_reads_ahead",
     "data.max_bad": "tests/train/test_options.py::test_more_bad_clips_than_allowed_end_the_run",
     "model.gradient_checkpointing": "tests/train/test_options.py::test_checkpointing_recomputes_blocks_and_changes_nothing",
     "loss.weights.action_map": "tests/train/test_shown.py::test_the_loss_wants_the_action_where_it_is_and_nothing_elsewhere",
@@ -259,6 +259,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, Any]]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", list(CASES))
 def test_the_option_moves_something(field: str, settings: Settings, factors: Path, tissue: Path, done: dict[Any, Any]) -> None:
     case = CASES[field]
@@ -306,6 +307,7 @@ def motion_table(path: Path, manifest: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_weights(settings: Settings, tmp_path: Path) -> None:
     # Without this the table would prove nothing.
     for name in ("one", "two"):
@@ -313,11 +315,13 @@ def test_the_same_settings_give_the_same_weights(settings: Settings, tmp_path: P
     assert not differ(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
+@pytest.mark.slow
 def test_runs_of_one_process_may_differ_in_precision(settings: Settings, tmp_path: Path) -> None:
     for precision in ("bf16", "fp32", "bf16"):
         train(settings("pretrain", "steps=1", f"precision={precision}"), tmp_path / precision, overwrite=True)
 
 
+@pytest.mark.slow
 def test_the_context_loss_of_version_21_is_logged_and_waits_for_its_ramp(settings: Settings, tmp_path: Path) -> None:
     more = (*LEVELS, "loss.weights.context=0.5", "log_every=1", "steps=3")
     train(settings("pretrain", *more, "loss.context_ramp=[1, 3]"), tmp_path / "ramp")
@@ -329,6 +333,7 @@ def test_the_context_loss_of_version_21_is_logged_and_waits_for_its_ramp(setting
     assert min(whole) > 0
 
 
+@pytest.mark.slow
 def test_more_bad_clips_than_allowed_end_the_run(settings: Settings, tissue: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -343,6 +348,7 @@ def test_more_bad_clips_than_allowed_end_the_run(settings: Settings, tissue: Pat
     train(settings("pretrain", "steps=1", f"{MAIN}.manifest={path}", "data.max_bad=0.5"), tmp_path / "lenient")
 
 
+@pytest.mark.slow
 def test_checkpointing_recomputes_blocks_and_changes_nothing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +371,7 @@ def test_checkpointing_recomputes_blocks_and_changes_nothing(
     assert all(torch.allclose(value, other[name], atol=1e-6) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_the_collapse_alarm_goes_off_at_its_line(
     settings: Settings, factors: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -375,6 +382,7 @@ def test_the_collapse_alarm_goes_off_at_its_line(
     assert "collapse" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, factors: Path, tmp_path: Path) -> None:
     more = (f"{MAIN}.manifest={factors}", "watch.every=2", "steps=4", "save_every=2")
 
@@ -388,6 +396,7 @@ def test_a_collapse_is_measured_by_how_the_features_began(settings: Settings, fa
     assert first_look(RunFolder(tmp_path / "run")).keys() == {"feature_std", "effective_rank"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
 def test_every_worker_reads_ahead(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     import threading
@@ -406,6 +415,7 @@ def test_every_worker_reads_ahead(settings: Settings, tmp_path: Path, monkeypatc
     assert threading.main_thread().name not in met
 
 
+@pytest.mark.slow
 def test_stretched_schedules_are_stretched_all(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, set[float]] = {"weight_decay": set(), "teacher_momentum": set()}
     for name, found in asked.items():
