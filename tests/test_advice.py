@@ -26,6 +26,7 @@ BARE = {
     "suffix",
     "whose",
     "model",
+    "measure",
     "before[-1]",
     "server.grpc_url",
     "', '.join(SETTINGS)",
