@@ -71,3 +71,5 @@ def train(
     outcome: Any = launch(choices)
     for line in outcome.summary():
         typer.echo(line)
+    if outcome.status:
+        raise typer.Exit(outcome.status)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from surg.data.manifest import Manifest
@@ -149,13 +148,8 @@ def _in_url(host: str) -> str:
 
 
 def _stay_open(address: str) -> None:
-    """Until Ctrl-C or SIGTERM, which may come as soon as the address is told."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+    """Until Ctrl-C, or SIGTERM, which the command line takes alike; it may come as soon as the address is told."""
     try:
-        signal.signal(signal.SIGTERM, stop)
         print(address, flush=True)  # noqa: T201 - the result of this command
         logger.info("The demo is open at %s    Ctrl-C ends it.", address)
         signal.pause()

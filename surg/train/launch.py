@@ -1,5 +1,6 @@
 """From the command line's words to a run: recipe, then sources, then named flags, then --set."""
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Report:
-    """What the command prints at its end."""
+    """What the command prints at its end, and its exit status."""
 
     lines: list[str]
+    status: int = 0
 
     def summary(self) -> list[str]:
         return self.lines
@@ -198,14 +200,17 @@ def launch(choices: Choices) -> Report:
             return Report(rehearse(config))
         out = choices.out or Path("runs") / config.recipe
         outcome = train(config, out, overwrite=choices.overwrite)
+    # What is typed behind it, `surg train … && surg export …`, is for a run that came to its end.
+    status = 128 + (outcome.signal or signal.SIGINT) if outcome.interrupted else 0
     if not PartialState().is_main_process:
-        return Report([])
+        return Report([], status)
     if outcome.interrupted:
         return Report(
             [
                 f"stopped at step {outcome.step}; saved {outcome.checkpoint}",
                 f"go on: surg train {quoted(config.recipe)} --resume {quoted(outcome.run)}",
-            ]
+            ],
+            status,
         )
     learnt = {task for source in config.data.sources.values() for task in source.tasks}
     measure = "sterility --test-data" if "sterility" in learnt and "action" not in learnt else "probe-action --data"

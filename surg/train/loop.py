@@ -55,6 +55,8 @@ class Outcome:
     loss: float
     interrupted: bool
     seconds: float
+    signal: int = 0
+    """That ended it early, if one did."""
 
 
 @out_of_memory_explained()
@@ -277,7 +279,7 @@ def train(
             reporter.step(step, {"loss": total, **values, "grad_norm": norm, "lr": lr}, config.batch_size)
             if main and (step % per_epoch == 0 or step == steps):
                 book.close(-(-step // per_epoch))
-            stop = parallel.anyone(interrupts.asked, accelerator) or step == last
+            stop = parallel.anyone(bool(interrupts.asked), accelerator) or step == last
             epoch_ends = step % per_epoch == 0
             if watch is not None and ((config.watch.every and step % config.watch.every == 0) or step == steps):
                 reporter.write(
@@ -339,7 +341,7 @@ def train(
             "%s at step %d of %d after %s", "stopped and saved" if step < steps else "finished", step, steps, duration(seconds)
         )
     chosen = run.checkpoints / ("best.safetensors" if best < math.inf else "last.safetensors")
-    return Outcome(run.path, chosen, step, total, step < steps, seconds)
+    return Outcome(run.path, chosen, step, total, step < steps, seconds, interrupts.asked)
 
 
 def describe(learns: Any) -> str:

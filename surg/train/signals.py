@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupts:
-    """While it lasts, `asked` says whether somebody wants the run to end."""
+    """While it lasts, `asked` is the signal of somebody who wants the run to end; 0 when nobody does."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -30,5 +30,5 @@ class Interrupts:
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
         logger.warning("%s: finishing this step, then saving. Once more to stop at once.", signal.Signals(number).name)

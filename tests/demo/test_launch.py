@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 
+from surg.cli import main
 from surg.demo.launch import _free_port, _stay_open, _without_proxy
 
 
@@ -44,7 +45,7 @@ def test_a_demo_may_be_ended_as_soon_as_it_tells_its_address(monkeypatch: pytest
 
         def flush(self) -> None: ...
 
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody waits yet: uploads and server would stay"))
+    before = signal.signal(signal.SIGTERM, main._terminate)
     supervisor = Supervisor()
     monkeypatch.setattr(sys, "stdout", supervisor)
     try:

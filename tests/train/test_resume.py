@@ -105,7 +105,8 @@ def test_kill_9_and_resume_gives_the_same_weights_bit_for_bit(settings: Settings
     assert len(steps) == 14
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(number: int, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(to_yaml(settings("joint", "steps=4000", "log_every=1")))
     command = [sys.executable, "-m", "surg", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -113,9 +114,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(settings: Settings, tmp_path: Path) 
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         while process.poll() is None and not (log.exists() and log.read_text()):
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told, _ = process.communicate(timeout=240)
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     assert "--resume" in told
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
     assert torch.load(tmp_path / "run" / "checkpoints" / "resume.pt", weights_only=True)["step"] >= 1
