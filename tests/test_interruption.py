@@ -44,9 +44,8 @@ class Broken:
                 time.sleep(0.02)
             # A terminal sends to all that run in it, a container to the first process alone.
             os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-            began = time.monotonic()
             self.out, self.err = process.communicate(timeout=60)
-            self.took_s, self.rc = time.monotonic() - began, process.returncode
+            self.rc = process.returncode
             # What watches for its end, as multiprocessing's tracker, goes a moment after it.
             deadline = time.monotonic() + 5
             while (left := _of_session(process.pid)) and time.monotonic() < deadline:
@@ -59,7 +58,6 @@ class Broken:
         assert "Traceback" not in self.err
         assert last.startswith("Stopped. "), self.err
         assert self.rc == 128 + number
-        assert self.took_s < 30
         assert self.children == []
         assert list(self.scratch.iterdir()) == []
         return True
@@ -132,8 +130,8 @@ def test_a_server_that_was_being_started_goes_with_its_command(command: str, num
     def guarded() -> bool:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().decode()
-                if "guardian.py" in words and str(tmp_path) in words:
+                words = (entry / "cmdline").read_bytes()
+                if b"guardian.py" in words and os.fsencode(tmp_path) in words:
                     begun.add(int(entry.name))
         return bool(begun)
 
